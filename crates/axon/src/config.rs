@@ -1,0 +1,107 @@
+//! Settings, parsed into valid types once and trusted from then on.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where models run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The host's cores.
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU, through ONNX Runtime's CUDA provider; there is no fallback to the CPU.
+    Cuda,
+}
+
+impl Device {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            _ => Err(format!("expected `cpu` or `cuda`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
+/// Whether requests may share a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Batching {
+    /// When the load-time probe shows that rows do not influence each other.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// What holds for each model.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The most rows of one request; `None` leaves it to the request's size limit.
+    pub max_batch_size: Option<NonZeroUsize>,
+    /// The most requests that wait; one more is refused with `Overloaded`.
+    pub max_queue_size: NonZeroUsize,
+    /// The most input bytes that wait; more is refused with `Overloaded`.
+    pub max_queue_bytes: usize,
+    /// How long a request waits for its answer when it does not say.
+    pub request_timeout: Duration,
+    /// Whether requests may share a run.
+    pub batching: Batching,
+    /// Instances; `None` chooses at load.
+    pub instances: Option<NonZeroUsize>,
+    /// Where it runs.
+    pub device: Device,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            max_batch_size: None,
+            max_queue_size: NonZeroUsize::new(1024).expect("1024 is not zero"),
+            max_queue_bytes: 256 << 20,
+            request_timeout: Duration::from_secs(10),
+            batching: Batching::Auto,
+            instances: None,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// The longest time that a client may ask to wait. **Source:** `robustness.md` §7, queue.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What holds for the server.
+#[derive(Clone, Debug, Default)]
+pub struct ServerConfig {
+    /// What holds for each model.
+    pub model: ModelConfig,
+    /// The ONNX Runtime library; `None` looks for it.
+    pub runtime_library: Option<PathBuf>,
+}
+
+/// The cores that this process may use: its affinity and its cgroup's quota, at least 1.
+#[must_use]
+pub fn granted_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

@@ -1,0 +1,115 @@
+//! One client's question and its answer.
+
+use std::time::Duration;
+
+use synapse::Tensor;
+
+/// A tensor under the name that the model gives it.
+#[derive(Clone, Debug)]
+pub struct NamedTensor {
+    /// The name in the model's graph.
+    pub name: String,
+    /// The values.
+    pub tensor: Tensor,
+}
+
+impl NamedTensor {
+    /// `tensor` under `name`.
+    pub fn new(name: impl Into<String>, tensor: Tensor) -> Self {
+        Self { name: name.into(), tensor }
+    }
+}
+
+/// The tensors of a request.
+#[derive(Clone, Debug)]
+pub enum Inputs {
+    /// The tensor of a model that has one input.
+    One(Tensor),
+    /// Tensors by name, in any order.
+    Named(Vec<NamedTensor>),
+}
+
+impl From<Tensor> for Inputs {
+    fn from(tensor: Tensor) -> Self {
+        Self::One(tensor)
+    }
+}
+
+impl From<&Tensor> for Inputs {
+    fn from(tensor: &Tensor) -> Self {
+        Self::One(tensor.clone())
+    }
+}
+
+impl From<Vec<NamedTensor>> for Inputs {
+    fn from(named: Vec<NamedTensor>) -> Self {
+        Self::Named(named)
+    }
+}
+
+impl<N: Into<String>, const LENGTH: usize> From<[(N, Tensor); LENGTH]> for Inputs {
+    fn from(named: [(N, Tensor); LENGTH]) -> Self {
+        Self::Named(named.into_iter().map(|(name, tensor)| NamedTensor::new(name, tensor)).collect())
+    }
+}
+
+/// A question to a model.
+#[derive(Clone, Debug)]
+pub struct InferenceRequest {
+    /// The model's name; empty for the only model of the server.
+    pub model: String,
+    /// The version; `None` for the newest that is ready.
+    pub version: Option<u64>,
+    /// The inputs.
+    pub inputs: Inputs,
+    /// The outputs wanted, by name; empty for all.
+    pub outputs: Vec<String>,
+    /// How long the caller waits; `None` for the server's request timeout.
+    pub timeout: Option<Duration>,
+}
+
+impl InferenceRequest {
+    /// A question to the only model of the server, for all its outputs.
+    pub fn new(inputs: impl Into<Inputs>) -> Self {
+        Self { model: String::new(), version: None, inputs: inputs.into(), outputs: Vec::new(), timeout: None }
+    }
+
+    /// The same question to `model`.
+    #[must_use]
+    pub fn with_model(mut self, model: impl Into<String>) -> Self {
+        self.model = model.into();
+        self
+    }
+}
+
+/// A model's answer.
+#[derive(Clone, Debug)]
+pub struct InferenceResponse {
+    /// The model that answered.
+    pub model: String,
+    /// Its version.
+    pub version: u64,
+    /// The outputs, in the order asked for, else in the model's.
+    pub outputs: Vec<NamedTensor>,
+    /// How it was run.
+    pub timing: Timing,
+}
+
+impl InferenceResponse {
+    /// The output called `name`.
+    #[must_use]
+    pub fn output(&self, name: &str) -> Option<&Tensor> {
+        self.outputs.iter().find(|output| output.name == name).map(|output| &output.tensor)
+    }
+}
+
+/// How a request was run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From arrival to the start of its batch.
+    pub queue: Duration,
+    /// The run of its batch.
+    pub compute: Duration,
+    /// The rows of its batch, neighbours' included.
+    pub batch_rows: usize,
+}
