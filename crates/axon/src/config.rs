@@ -88,7 +88,7 @@ impl Default for ModelConfig {
     }
 }
 
-/// The longest time that a client may ask to wait. **Source:** `robustness.md` §7, queue.
+/// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What holds for the server.
@@ -96,6 +96,8 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 pub struct ServerConfig {
     /// What holds for each model.
     pub model: ModelConfig,
+    /// The name of a lone model file's model; `None` takes the file's.
+    pub name: Option<String>,
     /// The ONNX Runtime library; `None` looks for it.
     pub runtime_library: Option<PathBuf>,
 }

@@ -1,1 +1,25 @@
+//! The Axon inference engine.
+//!
+//! Loads ONNX models, batches the requests of many callers and runs them on ONNX Runtime. No sockets and no
+//! Python: the wire is the crate `axon-server`, the Python package is built from `axon-python`.
+//!
+//! Data flows one way, and answers come back as values: [`server`] → [`repository`] → [`scheduler`]
+//! ([`batcher`]) → [`executor`] → [`onnx`].
 
+
+pub mod batcher;
+pub mod config;
+pub mod error;
+pub mod executor;
+pub mod metrics;
+pub mod onnx;
+pub mod probe;
+pub mod report;
+pub mod repository;
+pub mod request;
+pub mod scheduler;
+pub mod server;
+pub mod signature;
+
+pub use error::{Error, ErrorKind, Result};
+pub use synapse::{DataType, Shape, Tensor};

@@ -82,6 +82,24 @@ impl InferenceRequest {
     }
 }
 
+impl From<Tensor> for InferenceRequest {
+    fn from(tensor: Tensor) -> Self {
+        Self::new(tensor)
+    }
+}
+
+impl From<&Tensor> for InferenceRequest {
+    fn from(tensor: &Tensor) -> Self {
+        Self::new(tensor)
+    }
+}
+
+impl<N: Into<String>, const LENGTH: usize> From<[(N, Tensor); LENGTH]> for InferenceRequest {
+    fn from(inputs: [(N, Tensor); LENGTH]) -> Self {
+        Self::new(inputs)
+    }
+}
+
 /// A model's answer.
 #[derive(Clone, Debug)]
 pub struct InferenceResponse {

@@ -1,0 +1,130 @@
+//! Finds the ONNX Runtime library and starts it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The environment variable that names the library.
+pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+
+/// Turns ONNX Runtime's telemetry off; read once, when the library starts.
+/// **Source:** measured with 1.31: without it the library starts a thread and writes a device id to `~/.cache`.
+const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+
+static LOADED: Mutex<Option<PathBuf>> = Mutex::new(None);
+static VERSION: OnceLock<String> = OnceLock::new();
+
+/// The version of the ONNX Runtime that is loaded, as `1.32.0`; `None` before the first load.
+#[must_use]
+pub fn runtime_version() -> Option<&'static str> {
+    VERSION.get().map(String::as_str)
+}
+
+/// Looks for the library: `ORT_DYLIB_PATH`, then the `onnxruntime` package of the Python environment that is active
+/// or that this program is installed in, then beside this program, then the system's loader.
+#[must_use]
+pub fn find_library() -> PathBuf {
+    if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    let program = std::env::current_exe().and_then(std::fs::canonicalize).unwrap_or_default();
+    let beside = program.parent().map(Path::to_owned).unwrap_or_default();
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    environments
+        .chain(beside.parent().map(Path::to_owned))
+        .find_map(|environment| in_python_environment(&environment))
+        .or_else(|| newest_library(&beside))
+        .unwrap_or_else(|| PathBuf::from("libonnxruntime.so.1"))
+}
+
+/// `lib/python3.*/site-packages/onnxruntime/capi/libonnxruntime.so.*` below an environment.
+fn in_python_environment(environment: &Path) -> Option<PathBuf> {
+    let pythons = std::fs::read_dir(environment.join("lib")).ok()?;
+    let mut folders: Vec<_> = pythons.flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    folders
+        .into_iter()
+        .rev()
+        .find_map(|python| newest_library(&python.join("site-packages").join("onnxruntime").join("capi")))
+}
+
+fn newest_library(folder: &Path) -> Option<PathBuf> {
+    let is_library = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.")
+    };
+    std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_library).max()
+}
+
+/// Loads and starts ONNX Runtime from `library`, or from where [`find_library`] finds it. Later calls do nothing.
+///
+/// # Errors
+/// [`ErrorKind::InvalidModel`] when the library is not there or older than 1.24.
+pub fn load_library(library: Option<&Path>) -> Result<()> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if loaded.is_some() {
+        return Ok(());
+    }
+    let path = library.map_or_else(find_library, Path::to_owned);
+    turn_telemetry_off();
+    let builder = ort::init_from(&path).map_err(|error| cannot_load(&path, &error))?;
+    builder.with_name("axon").with_telemetry(false).with_logger(Arc::new(log)).commit();
+    let environment = Environment::current().map_err(|error| cannot_load(&path, &error))?;
+    environment.set_log_level(LogLevel::Warning);
+    let version = version(&path).map_err(|error| cannot_load(&path, &error))?;
+    tracing::debug!(library = %path.display(), version, "loaded ONNX Runtime");
+    let _ = VERSION.set(version);
+    *loaded = Some(path);
+    Ok(())
+}
+
+fn cannot_load(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::InvalidModel,
+        format!(
+            "cannot load ONNX Runtime 1.24 or newer from `{}`\nhint: `pip install onnxruntime`, or set {LIBRARY_VARIABLE} to libonnxruntime.so",
+            path.display()
+        ),
+    )
+    .with_source(error)
+}
+
+fn turn_telemetry_off() {
+    if std::env::var_os(TELEMETRY_VARIABLE).is_none() {
+        // SAFETY: `LOADED`'s lock lets one thread at a time come here, once in a process's life, before ONNX Runtime
+        // is loaded; Rust code reads the environment under the standard library's own lock. A program with other C
+        // code that reads the environment from another thread sets the variable itself, before its threads start.
+        unsafe { std::env::set_var(TELEMETRY_VARIABLE, "1") }
+    }
+}
+
+/// The version that the library itself reports; its build information does not always carry it.
+fn version(path: &Path) -> Result<String, libloading::Error> {
+    type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
+    // SAFETY: `ort` has just loaded this very library, so that no initialiser runs here; the symbol's type is that of
+    // onnxruntime_c_api.h, whose first struct has not changed since version 1.0.
+    let version = unsafe {
+        let library = libloading::Library::new(path)?;
+        let base = library.get::<GetApiBase>(b"OrtGetApiBase")?();
+        std::ffi::CStr::from_ptr(((*base).GetVersionString)())
+    };
+    Ok(version.to_string_lossy().into_owned())
+}
+
+/// ONNX Runtime's own messages. Its errors come back as values too and are logged by whoever handles them; here
+/// they are for debugging.
+fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
+    match level {
+        LogLevel::Verbose | LogLevel::Info => {
+            tracing::trace!(target: "onnxruntime", category, location, "{}", message.escape_debug());
+        }
+        LogLevel::Warning | LogLevel::Error => {
+            tracing::debug!(target: "onnxruntime", category, location, "{}", message.escape_debug());
+        }
+        LogLevel::Fatal => tracing::error!(target: "onnxruntime", category, location, "{}", message.escape_debug()),
+    }
+}

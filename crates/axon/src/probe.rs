@@ -1,0 +1,383 @@
+//! What is measured when a model is loaded: may its requests share a run, and how long does a run take?
+//!
+//! The signature alone cannot tell. A model may fix its batch inside (an exporter's `Reshape` to `[1, ...]`), or mix
+//! rows (a mean over the batch, dynamic quantisation), which runs and is silently wrong. So rows are run alone and
+//! beside hostile neighbours, at every place of a small batch, and must come out the same.
+
+mod inputs;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use half::{bf16, f16};
+use synapse::{DataType, Tensor, concat_rows, split_rows};
+
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::signature::{Dimension, Signature};
+use inputs::{Fill, InputMaker};
+
+/// The most rows that are run together.
+const MAX_ROWS: usize = 64;
+
+/// Bytes of inputs that one probe batch may take.
+const MAX_BYTES: usize = 64 << 20;
+
+/// How long the run-time curve is measured for, together.
+const CURVE_BUDGET: Duration = Duration::from_millis(150);
+
+/// A batch is not grown for less than this gain per row.
+const WORTHWHILE: f64 = 0.95;
+
+/// Whether requests may share a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Batchable {
+    /// Rows are independent. `bitwise` says that a row's answer is the same alone and in a batch, bit for bit; else
+    /// it is within [`tolerance`].
+    Yes {
+        /// Equal bit for bit.
+        bitwise: bool,
+    },
+    /// They may not, for this reason.
+    No(String),
+}
+
+impl fmt::Display for Batchable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Yes { bitwise: true } => f.write_str("yes, bit for bit"),
+            Self::Yes { bitwise: false } => f.write_str("yes, within tolerance"),
+            Self::No(reason) => write!(f, "no: {reason}"),
+        }
+    }
+}
+
+/// The time of one run of a number of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurvePoint {
+    /// Rows run together.
+    pub rows: usize,
+    /// The median time of one run.
+    pub duration: Duration,
+}
+
+/// What the probe found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// Whether requests may share a run.
+    pub batchable: Batchable,
+    /// Whether the same inputs give the same outputs; `None` when the probe could not run the model.
+    pub deterministic: Option<bool>,
+    /// Run time over rows, by rows; only one row when it is not batchable, empty when the probe could not run it.
+    pub curve: Vec<CurvePoint>,
+    /// Why the probe could not run the model, if so. It is served all the same: real inputs may fit.
+    pub not_run: Option<String>,
+}
+
+impl Findings {
+    /// The time of a run of one row.
+    #[must_use]
+    pub fn single(&self) -> Option<Duration> {
+        self.curve.first().map(|point| point.duration)
+    }
+
+    /// The rows beyond which a larger batch gains less than 5 % per row.
+    #[must_use]
+    pub fn knee(&self) -> usize {
+        let per_row = |point: &CurvePoint| point.duration.as_secs_f64() / point.rows as f64;
+        let best = self.curve.iter().map(per_row).fold(f64::INFINITY, f64::min);
+        let knee = self.curve.iter().find(|point| per_row(point) * WORTHWHILE <= best);
+        knee.map_or(1, |point| point.rows)
+    }
+}
+
+/// Runs the model a few times to find out. Takes about ten runs of one to four rows and 150 ms.
+pub fn probe(signature: &Signature, executor: &mut dyn Executor) -> Findings {
+    let mut maker = InputMaker::new();
+    let mut not_run = None;
+    let found = maker
+        .find_runnable(signature, |inputs| executor.run(inputs).map_err(|error| not_run = Some(error)).is_ok());
+    if !found {
+        let reason = not_run.map_or_else(|| "no inputs to try".to_owned(), |error| error.message().to_owned());
+        let batchable = Batchable::No("the model could not be tried with made-up inputs".to_owned());
+        return Findings { batchable, deterministic: None, curve: Vec::new(), not_run: Some(reason) };
+    }
+    let mut trial = Trial { signature, maker, executor };
+    let deterministic = trial.is_deterministic();
+    let batchable = match static_obstacle(signature) {
+        Some(reason) => Batchable::No(reason),
+        None if !deterministic => Batchable::No("the same inputs give different outputs".to_owned()),
+        None => trial.rows_are_independent(),
+    };
+    let max_rows = if matches!(batchable, Batchable::Yes { .. }) { MAX_ROWS } else { 1 };
+    let curve = trial.measure(max_rows);
+    Findings { batchable, deterministic: Some(deterministic), curve, not_run: None }
+}
+
+/// Why the signature alone rules batching out; `None` when it does not.
+fn static_obstacle(signature: &Signature) -> Option<String> {
+    let mut symbol: Option<&Option<String>> = None;
+    let inputs = signature.inputs.iter().map(|spec| ("input", spec));
+    let outputs = signature.outputs.iter().map(|spec| ("output", spec));
+    for (side, spec) in inputs.chain(outputs) {
+        let name = &spec.name;
+        let Some(shape) = &spec.shape else { return Some(format!("{side} `{name}` has no fixed rank")) };
+        match shape.first() {
+            None => return Some(format!("{side} `{name}` is a scalar")),
+            Some(Dimension::Fixed(size)) => return Some(format!("dimension 0 of {side} `{name}` is fixed at {size}")),
+            Some(Dimension::Dynamic(name_of_rows)) if side == "input" => {
+                if *symbol.get_or_insert(name_of_rows) != name_of_rows {
+                    return Some("the inputs name dimension 0 differently".to_owned());
+                }
+            }
+            // Outputs may name it as they like: the trial counts their rows.
+            Some(Dimension::Dynamic(_)) => {}
+        }
+    }
+    signature.inputs.is_empty().then(|| "the model has no inputs".to_owned())
+}
+
+struct Trial<'a> {
+    signature: &'a Signature,
+    maker: InputMaker,
+    executor: &'a mut dyn Executor,
+}
+
+impl Trial<'_> {
+    fn is_deterministic(&mut self) -> bool {
+        let inputs = self.maker.row(self.signature, Fill::Random);
+        match (self.executor.run(&inputs), self.executor.run(&inputs)) {
+            (Ok(first), Ok(second)) => first == second,
+            _ => false,
+        }
+    }
+
+    /// Runs one row alone, then at every place beside neighbours that are large and that are not numbers.
+    fn rows_are_independent(&mut self) -> Batchable {
+        let row = self.maker.row(self.signature, Fill::Random);
+        let started = Instant::now();
+        let Ok(alone) = self.executor.run(&row) else { return could_not_run("a row alone") };
+        // A slow model is tried with two rows, so that loading it takes a few runs and not thirty.
+        let rows = if started.elapsed() > Duration::from_millis(20) { 2 } else { 4 };
+        let mut bitwise = true;
+        for fill in [Fill::Random, Fill::Extreme, Fill::NotANumber] {
+            let neighbours: Vec<_> = (1..rows).map(|_| self.maker.row(self.signature, fill)).collect();
+            // A neighbour that the model refuses by itself says nothing about a batch.
+            if neighbours.iter().any(|neighbour| self.executor.run(neighbour).is_err()) {
+                continue;
+            }
+            for place in 0..rows {
+                let mut members: Vec<&Vec<Tensor>> = neighbours.iter().collect();
+                members.insert(place, &row);
+                match self.run_beside(&members, place, &alone) {
+                    Ok(equal) => bitwise &= equal,
+                    Err(reason) => return Batchable::No(reason),
+                }
+            }
+        }
+        Batchable::Yes { bitwise }
+    }
+
+    /// True when the row at `place` comes out as it does alone, bit for bit; false when it does within tolerance.
+    fn run_beside(&mut self, members: &[&Vec<Tensor>], place: usize, alone: &[Tensor]) -> Result<bool, String> {
+        let rows = members.len();
+        let join = |index: usize| {
+            let parts: Vec<&Tensor> = members.iter().filter_map(|member| member.get(index)).collect();
+            concat_rows(&parts)
+        };
+        let inputs: Result<Vec<_>, _> = (0..self.signature.inputs.len()).map(join).collect();
+        let inputs = inputs.map_err(|error| error.to_string())?;
+        let outputs = self.executor.run(&inputs).map_err(|_| format!("a run of {rows} rows fails"))?;
+        let mut bitwise = true;
+        for ((output, alone), spec) in outputs.iter().zip(alone).zip(&self.signature.outputs) {
+            let parts = split_rows(output, &vec![1; rows]);
+            let parts = parts.map_err(|_| format!("output `{}` does not have one row for each input row", spec.name))?;
+            match parts.get(place).map(|part| compare(part, alone)) {
+                Some(Comparison::Equal) => {}
+                Some(Comparison::Close) => bitwise = false,
+                _ => return Err(format!("rows influence each other in output `{}`", spec.name)),
+            }
+        }
+        Ok(bitwise)
+    }
+
+    /// Times runs of 1, 2, 4, ... rows until the budget is spent, or memory is.
+    fn measure(&mut self, max_rows: usize) -> Vec<CurvePoint> {
+        let end = Instant::now() + CURVE_BUDGET;
+        let mut curve: Vec<CurvePoint> = Vec::new();
+        let mut rows = 1;
+        while rows <= max_rows && self.maker.bytes_of_row(self.signature).saturating_mul(rows) <= MAX_BYTES {
+            let inputs = self.maker.rows(self.signature, rows);
+            let left = end.saturating_duration_since(Instant::now());
+            // The next size takes at most twice the last one; it is warmed up once and timed at least once.
+            if curve.last().is_some_and(|last| last.duration * 4 > left) {
+                break;
+            }
+            let share = left / u32::try_from((max_rows / rows).ilog2() + 1).unwrap_or(1);
+            let Some(duration) = self.time(&inputs, share) else { break };
+            curve.push(CurvePoint { rows, duration });
+            rows *= 2;
+        }
+        curve
+    }
+
+    /// The median of up to nine runs that fit `share`, after one that warms up.
+    fn time(&mut self, inputs: &[Tensor], share: Duration) -> Option<Duration> {
+        const RUNS: usize = 9;
+        let end = Instant::now() + share;
+        self.executor.run(inputs).ok()?;
+        let mut durations = Vec::with_capacity(RUNS);
+        while durations.len() < RUNS && (durations.is_empty() || Instant::now() < end) {
+            let started = Instant::now();
+            self.executor.run(inputs).ok()?;
+            durations.push(started.elapsed());
+        }
+        durations.sort_unstable();
+        durations.get(durations.len() / 2).copied()
+    }
+}
+
+fn could_not_run(what: &str) -> Batchable {
+    Batchable::No(format!("{what} could not be run"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Equal,
+    Close,
+    Different,
+}
+
+/// The relative difference that rounding in another order may make. **Source:** fp32 has 7 digits, fp16 has 3.
+#[must_use]
+pub fn tolerance(datatype: DataType) -> f64 {
+    match datatype {
+        DataType::Fp32 | DataType::Fp64 => 1e-3,
+        DataType::Fp16 | DataType::Bf16 => 1e-2,
+        _ => 0.0,
+    }
+}
+
+fn compare(batched: &Tensor, alone: &Tensor) -> Comparison {
+    if batched == alone {
+        return Comparison::Equal;
+    }
+    let same = batched.datatype() == alone.datatype() && batched.shape() == alone.shape();
+    let tolerance = tolerance(alone.datatype());
+    let (Some(batched), Some(alone)) = (floats(batched), floats(alone)) else { return Comparison::Different };
+    // Against the row's largest value: a tiny element beside large ones carries their rounding.
+    let scale = alone.iter().filter(|value| value.is_finite()).fold(0.0, |scale: f64, value| scale.max(value.abs()));
+    let close = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale;
+    if same && batched.iter().zip(&alone).all(close) { Comparison::Close } else { Comparison::Different }
+}
+
+fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
+    let tensor = tensor.clone().aligned();
+    match tensor.datatype() {
+        DataType::Fp32 => tensor.as_slice::<f32>().map(|values| values.iter().map(|&value| value.into()).collect()),
+        DataType::Fp64 => tensor.as_slice::<f64>().map(<[f64]>::to_vec),
+        DataType::Fp16 => tensor.as_slice::<f16>().map(|values| values.iter().map(|&value| value.into()).collect()),
+        DataType::Bf16 => tensor.as_slice::<bf16>().map(|values| values.iter().map(|&value| value.into()).collect()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::TensorSpec;
+
+    /// A model in Rust: `x` [rows, 3] to `y`, by rows.
+    struct Model(fn(&[f32], usize) -> Vec<f32>);
+
+    impl Executor for Model {
+        fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+            let rows = inputs[0].shape()[0];
+            let values = (self.0)(inputs[0].as_slice().unwrap(), rows);
+            Ok(vec![Tensor::from_vec(&[values.len() / 3, 3], values).unwrap()])
+        }
+    }
+
+    fn signature(first: Dimension) -> Signature {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Fp32,
+            shape: Some(vec![first.clone(), Dimension::Fixed(3)]),
+        };
+        Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] }
+    }
+
+    fn find(model: fn(&[f32], usize) -> Vec<f32>) -> Findings {
+        probe(&signature(Dimension::Dynamic(Some("batch".to_owned()))), &mut Model(model))
+    }
+
+    #[test]
+    fn independent_rows_are_batchable() {
+        let findings = find(|values, _| values.iter().map(|value| value * 2.0).collect());
+        assert_eq!(findings.batchable, Batchable::Yes { bitwise: true });
+        assert_eq!(findings.deterministic, Some(true));
+        assert_eq!(findings.curve.first().map(|point| point.rows), Some(1));
+    }
+
+    #[test]
+    fn rows_that_differ_by_rounding_are_batchable_within_tolerance() {
+        let findings =
+            find(|values, rows| values.iter().map(|value| value * (1.0 + rows as f32 * 1e-6)).collect());
+        assert_eq!(findings.batchable, Batchable::Yes { bitwise: false });
+    }
+
+    #[test]
+    fn rows_that_influence_each_other_are_not_batchable() {
+        let mixing: [fn(&[f32], usize) -> Vec<f32>; 4] = [
+            |values, _| {
+                let mean = values.iter().sum::<f32>() / values.len() as f32;
+                values.iter().map(|value| value - mean).collect()
+            },
+            // A later row depends on an earlier one only.
+            |values, _| (0..values.len()).map(|i| values[i] + if i < 3 { 0.0 } else { values[i - 3] }).collect(),
+            // Rows come out in reverse.
+            |values, _| values.chunks(3).rev().flatten().copied().collect(),
+            // A large neighbour takes the precision of a small one.
+            |values, _| {
+                let scale = values.iter().filter(|value| !value.is_nan()).fold(0.0, |a: f32, b| a.max(b.abs())) / 127.0;
+                values.iter().map(|value| (value / scale).round() * scale).collect()
+            },
+        ];
+        for model in mixing {
+            assert_eq!(find(model).batchable, Batchable::No("rows influence each other in output `y`".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_fixed_batch_is_not_batchable() {
+        let findings = probe(&signature(Dimension::Fixed(1)), &mut Model(|values, _| values.to_vec()));
+        assert_eq!(findings.batchable, Batchable::No("dimension 0 of input `x` is fixed at 1".to_owned()));
+        assert_eq!(findings.curve.len(), 1);
+    }
+
+    #[test]
+    fn outputs_without_a_row_each_are_not_batchable() {
+        let findings = find(|_, _| vec![0.0; 3]);
+        let reason = "output `y` does not have one row for each input row";
+        assert_eq!(findings.batchable, Batchable::No(reason.to_owned()));
+    }
+
+    #[test]
+    fn the_knee_is_where_growing_stops_paying() {
+        let check = |durations_us: &[u64], expected| {
+            let curve = durations_us.iter().enumerate().map(|(exponent, &micros)| CurvePoint {
+                rows: 1 << exponent,
+                duration: Duration::from_micros(micros),
+            });
+            let batchable = Batchable::Yes { bitwise: true };
+            let findings = Findings { batchable, deterministic: Some(true), curve: curve.collect(), not_run: None };
+            assert_eq!(findings.knee(), expected, "{durations_us:?}");
+        };
+        check(&[], 1);
+        check(&[100], 1);
+        check(&[100, 200, 400], 1);
+        check(&[100, 199, 400], 1);
+        check(&[100, 110, 130, 200], 8);
+        check(&[100, 110, 120, 239, 480], 4);
+    }
+}

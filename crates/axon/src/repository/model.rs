@@ -1,0 +1,178 @@
+//! One loaded version: read the outline → session → probe → plan → instances.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::batcher::Limits;
+use crate::config::{Batching, Device, ModelConfig, granted_cores};
+use crate::error::Result;
+use crate::executor::Executor;
+use crate::metrics::ModelStatistics;
+use crate::onnx::{ModelFile, Session, SessionOptions};
+use crate::probe::{Batchable, Findings, probe};
+use crate::scheduler::{Scheduler, SchedulerConfig, Timer};
+use crate::signature::Signature;
+
+/// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
+/// more would only take its cores.
+const TINY_RUN: Duration = Duration::from_micros(100);
+
+/// How a model is run, chosen at load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Threads that run the model, each a batch at a time.
+    pub instances: usize,
+    /// Threads of one run.
+    pub threads: usize,
+    /// The most rows that are run together; 1 when the model is not batched.
+    pub max_batch_rows: NonZeroUsize,
+    /// Whether ONNX Runtime keeps the memory of one run for the next.
+    pub arena: bool,
+}
+
+impl Plan {
+    /// Never more threads than `cores`. One thread a run: two callers of one thread each beat one caller of two
+    /// threads by 3 to 37 % in throughput, and idle threads that spin cost more than they save.
+    /// **Source:** measured with ONNX Runtime 1.31; see `docs/decisions/0002`.
+    fn choose(config: &ModelConfig, findings: &Findings, arena: bool, cores: NonZeroUsize) -> Self {
+        let tiny = findings.single().is_some_and(|single| single < TINY_RUN);
+        let chosen = match config.device {
+            // One caller for each session of a provider that is not the CPU's, and one session of it.
+            Device::Cuda => 1,
+            Device::Cpu if tiny => (cores.get() / 4).max(1),
+            Device::Cpu => cores.get(),
+        };
+        let instances = config.instances.map_or(chosen, NonZeroUsize::get);
+        let instances = if config.device == Device::Cuda { 1 } else { instances.min(cores.get()) };
+        let batched = matches!(findings.batchable, Batchable::Yes { .. }) && config.batching == Batching::Auto;
+        let knee = NonZeroUsize::new(findings.knee()).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            instances,
+            threads: 1,
+            max_batch_rows: if batched { knee } else { NonZeroUsize::MIN },
+            arena,
+        }
+    }
+}
+
+/// A version that is ready.
+pub struct Model {
+    name: String,
+    version: u64,
+    signature: Signature,
+    outline: ModelFile,
+    findings: Findings,
+    plan: Plan,
+    config: ModelConfig,
+    statistics: Arc<ModelStatistics>,
+    scheduler: Scheduler,
+}
+
+impl Model {
+    /// Loads the file, probes it and starts its instances.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served.
+    pub fn load(name: &str, version: u64, path: &Path, config: &ModelConfig, timer: &Arc<Timer>) -> Result<Self> {
+        let outline = ModelFile::read(path)?;
+        let arena = !outline.dynamic_rows;
+        let session = Session::load(path, SessionOptions { device: config.device, threads: 1, arena })?;
+        let signature = session.signature().clone();
+        let findings = probe(&signature, &mut Arc::clone(&session));
+        if let Some(reason) = &findings.not_run {
+            tracing::warn!(model = name, version, "the model failed on made-up inputs, so it is not batched: {reason}");
+        }
+        let plan = Plan::choose(config, &findings, arena, granted_cores());
+        let limits = Limits {
+            max_batch_rows: plan.max_batch_rows,
+            max_queue_size: config.max_queue_size,
+            max_queue_bytes: config.max_queue_bytes,
+        };
+        let batch_duration = findings.curve.iter().rev().find(|point| point.rows <= plan.max_batch_rows.get());
+        let scheduler_config = SchedulerConfig {
+            limits,
+            batch_duration: batch_duration.map_or(Duration::ZERO, |point| point.duration / u32::try_from(plan.instances).unwrap_or(1)),
+        };
+        let executors = (0..plan.instances).map(|_| Box::new(Arc::clone(&session)) as Box<dyn Executor>).collect();
+        let statistics = Arc::new(ModelStatistics::default());
+        let scheduler =
+            Scheduler::start(name, scheduler_config, executors, Arc::clone(&statistics), Arc::clone(timer))?;
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+            signature,
+            outline,
+            findings,
+            plan,
+            config: config.clone(),
+            statistics,
+            scheduler,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What it takes and gives.
+    #[must_use]
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The outline of its file.
+    #[must_use]
+    pub fn outline(&self) -> &ModelFile {
+        &self.outline
+    }
+
+    /// What the load-time probe found.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// How it is run.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The settings it was loaded with.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn statistics(&self) -> &ModelStatistics {
+        &self.statistics
+    }
+
+    /// Its queue and instances.
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// True when dimension 0 counts rows: requests of any number of rows may share a run.
+    #[must_use]
+    pub fn counts_rows(&self) -> bool {
+        matches!(self.findings.batchable, Batchable::Yes { .. })
+    }
+
+    pub(super) fn close(&self, limit: Duration) {
+        self.scheduler.close(limit);
+    }
+}

@@ -1,0 +1,287 @@
+//! Runs one model's batches: instance threads that pull from the batcher when they are free.
+//!
+//! The batcher sits behind a lock that is held for a few lines. A caller pushes and wakes an idle instance; an
+//! instance that becomes free pulls the next batch, so that a batch is formed only when it can start. One timer
+//! thread, shared by all models of a server, answers requests whose deadline passes while every instance is busy.
+//!
+//! Answers are given by a callback, so that Tokio, asyncio and blocking callers share one path.
+//!
+//! Invariants: every accepted request is answered exactly once; nothing starts at or after its deadline or after
+//! its caller has gone; threads end when the scheduler is closed or dropped.
+
+mod instance;
+mod timer;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use synapse::Tensor;
+
+use crate::batcher::{Batcher, Limits, Rejected, RequestId, Waiting};
+use crate::error::{Error, ErrorKind, Result};
+use crate::executor::Executor;
+use crate::metrics::ModelStatistics;
+use crate::request::Timing;
+use crate::signature::{Admitted, BatchKey};
+
+pub use timer::Timer;
+
+/// The outputs of one request, in the model's order.
+#[derive(Debug)]
+pub struct Output {
+    /// All outputs of the model.
+    pub tensors: Vec<Tensor>,
+    /// How it was run.
+    pub timing: Timing,
+}
+
+/// Called once with the answer, on an instance's or the timer's thread; it must not block.
+pub type Reply = Box<dyn FnOnce(Result<Output>) + Send>;
+
+/// A reply that is given even when it is forgotten: dropped unused, it answers with an internal error.
+struct ReplyOnce(Option<Reply>);
+
+impl ReplyOnce {
+    fn send(mut self, answer: Result<Output>) {
+        if let Some(reply) = self.0.take() {
+            reply(answer);
+        }
+    }
+
+    /// For a request that was never accepted, or whose caller has gone.
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ReplyOnce {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply(Err(Error::internal("a request was dropped without an answer")));
+        }
+    }
+}
+
+/// An accepted request.
+struct Pending {
+    inputs: Vec<Tensor>,
+    rows: usize,
+    arrived: Instant,
+    reply: ReplyOnce,
+}
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerConfig {
+    /// The bounds of its queue and batches.
+    pub limits: Limits,
+    /// The measured time of one run of a full batch, for `Retry-After`.
+    pub batch_duration: Duration,
+}
+
+struct State {
+    batcher: Batcher<BatchKey, Pending>,
+    /// Instances that wait for work.
+    idle: usize,
+    /// Requests taken by instances and not yet answered.
+    running: usize,
+    /// When the timer looks at this queue next.
+    armed: Option<Instant>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signals instances: work has come, or the queue was closed.
+    work: Condvar,
+    /// Signals [`Scheduler::drain`]: nothing waits and nothing runs.
+    quiet: Condvar,
+    closing: AtomicBool,
+    config: SchedulerConfig,
+    statistics: Arc<ModelStatistics>,
+    timer: Arc<Timer>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held would be a defect of the batcher; its state is plain data, and a server that
+        // goes on answering is worth more than one that fails every caller from then on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer_expired(&self, expired: Vec<Pending>, now: Instant) {
+        for Pending { inputs, arrived, reply, .. } in expired {
+            drop(inputs);
+            let waited = now.duration_since(arrived);
+            self.statistics.fail.add(waited);
+            reply.send(Err(Error::new(
+                ErrorKind::DeadlineExceeded,
+                format!("the request waited {} ms, its whole timeout, and was not run", waited.as_millis()),
+            )));
+        }
+    }
+}
+
+/// One model's queue and instances.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Scheduler {
+    /// Starts one thread for each executor, named after the model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when a thread cannot be started.
+    pub fn start(
+        name: &str,
+        config: SchedulerConfig,
+        executors: Vec<Box<dyn Executor>>,
+        statistics: Arc<ModelStatistics>,
+        timer: Arc<Timer>,
+    ) -> Result<Self> {
+        let state = State { batcher: Batcher::new(config.limits), idle: 0, running: 0, armed: None };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            quiet: Condvar::new(),
+            closing: AtomicBool::new(false),
+            config,
+            statistics,
+            timer,
+        });
+        let scheduler = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        for (index, executor) in executors.into_iter().enumerate() {
+            let shared = Arc::clone(&shared);
+            // The kernel cuts thread names to 15 bytes.
+            let thread = std::thread::Builder::new()
+                .name(format!("ax{index}-{name}"))
+                .spawn(move || instance::run(&shared, executor))
+                .map_err(Error::internal)?;
+            scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(scheduler)
+    }
+
+    /// Queues a request that waits for `timeout` at most.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] when the queue is full, [`ErrorKind::ShuttingDown`] after [`Scheduler::close`];
+    /// `reply` is then never called.
+    pub fn submit(&self, admitted: Admitted, timeout: Duration, reply: Reply) -> Result<RequestId> {
+        let now = Instant::now();
+        let Admitted { inputs, rows, key, .. } = admitted;
+        let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
+        let pending = Pending { inputs, rows, arrived: now, reply: ReplyOnce(Some(reply)) };
+        let waiting = Waiting { key, rows, bytes, deadline: now + timeout, request: pending };
+        let mut state = self.shared.lock();
+        match state.batcher.push(waiting, now) {
+            Ok(id) => {
+                if state.idle > 0 {
+                    self.shared.work.notify_one();
+                } else {
+                    timer::arm(&self.shared, &mut state);
+                }
+                Ok(id)
+            }
+            Err((reason, pending)) => {
+                let waiting = state.batcher.len();
+                drop(state);
+                pending.reply.forget();
+                self.shared.statistics.fail.add(Duration::ZERO);
+                Err(self.rejection(reason, waiting))
+            }
+        }
+    }
+
+    fn rejection(&self, reason: Rejected, waiting: usize) -> Error {
+        let limits = &self.shared.config.limits;
+        match reason {
+            Rejected::QueueFull | Rejected::QueueBytesFull => {
+                let bound = match reason {
+                    Rejected::QueueFull => format!("{waiting} requests wait, max_queue_size is {}", limits.max_queue_size),
+                    _ => format!("{waiting} requests wait, their inputs reach max_queue_bytes {}", limits.max_queue_bytes),
+                };
+                let batches = waiting.div_ceil(limits.max_batch_rows.get());
+                let wait = self.shared.config.batch_duration.saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX));
+                let retry_after = wait.clamp(Duration::from_millis(100), Duration::from_secs(10));
+                Error::new(ErrorKind::Overloaded, format!("the queue is full: {bound}")).with_retry_after(retry_after)
+            }
+            Rejected::Expired => Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already"),
+            Rejected::Closed => shutting_down(),
+        }
+    }
+
+    /// Takes a request out of the queue because its caller has gone; a request that runs is not stopped.
+    pub fn cancel(&self, id: RequestId) {
+        let mut state = self.shared.lock();
+        let Some(pending) = state.batcher.cancel(id) else { return };
+        if state.batcher.is_empty() && state.running == 0 {
+            self.shared.quiet.notify_all();
+        }
+        drop(state);
+        self.shared.statistics.fail.add(pending.arrived.elapsed());
+        pending.reply.forget();
+    }
+
+    /// The requests that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().batcher.len()
+    }
+
+    /// Refuses new requests and waits until the accepted ones are answered; after `limit` those that still wait
+    /// are answered with [`ErrorKind::ShuttingDown`]. True when nothing was left.
+    pub fn drain(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        let mut state = self.shared.lock();
+        state.batcher.refuse_new();
+        while !(state.batcher.is_empty() && state.running == 0) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.shared.quiet.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let left_over = state.batcher.close();
+        let drained = left_over.is_empty() && state.running == 0;
+        drop(state);
+        for Pending { reply, arrived, .. } in left_over {
+            self.shared.statistics.fail.add(arrived.elapsed());
+            reply.send(Err(shutting_down()));
+        }
+        drained
+    }
+
+    /// Drains for `limit` at most and joins the instances, however long their present run takes.
+    pub fn close(&self, limit: Duration) {
+        self.drain(limit);
+        self.shared.closing.store(true, Ordering::Release);
+        drop(self.shared.lock());
+        self.shared.work.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // The last lease on a model may be dropped by a reply, on the instance's own thread, which ends by itself.
+            if thread.thread().id() == std::thread::current().id() {
+                continue;
+            }
+            // An instance catches the panics of its executor; one that ended by another has been logged by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.close(Duration::ZERO);
+    }
+}
+
+/// The refusal of a server that is going away.
+pub(crate) fn shutting_down() -> Error {
+    Error::new(ErrorKind::ShuttingDown, "the server is shutting down").with_retry_after(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,343 @@
+//! The engine's face: load models, ask them, close.
+//!
+//! ```no_run
+//! # async fn example() -> axon::Result<()> {
+//! # let input_tensor = axon::Tensor::from_vec(&[1, 64], vec![0.0_f32; 64]).expect("64 values");
+//! let server = axon::server::InferenceServer::load("model.onnx").await?;
+//! let outputs = server.infer(&input_tensor).await?;
+//! # drop(outputs);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use synapse::Tensor;
+use tokio::sync::oneshot;
+
+use crate::batcher::RequestId;
+use crate::config::{MAX_TIMEOUT, ServerConfig};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::load_library;
+use crate::report::ModelReport;
+use crate::repository::{Entry, Found, Model, ModelRepository, State, check_name, scan};
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor};
+use crate::scheduler::{Output, shutting_down};
+use crate::signature::Signature;
+
+/// How long [`InferenceServer::close`] waits for what has been accepted.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves models to callers in this process. A clone is another handle on the same server.
+#[derive(Clone)]
+pub struct InferenceServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    repository: ModelRepository,
+    config: ServerConfig,
+    /// All models that were found have been tried.
+    loaded: AtomicBool,
+    /// No longer ready, and new requests are refused.
+    stopping: AtomicBool,
+    /// A forked child has the memory of the server but not its threads.
+    process: u32,
+}
+
+/// What a model takes and gives, as the protocol's metadata.
+#[derive(Clone, Debug)]
+pub struct ModelMetadata {
+    /// The model.
+    pub name: String,
+    /// The version that was asked for, else all that are ready.
+    pub versions: Vec<u64>,
+    /// The inputs and outputs.
+    pub signature: Signature,
+}
+
+/// Why the server is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// It is shutting down.
+    Stopping,
+    /// Models are being loaded.
+    Loading,
+    /// These models could not be loaded.
+    Failed(Vec<String>),
+}
+
+impl InferenceServer {
+    /// Loads one model file, or all models of a folder, and waits until they are ready.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] when the path is not there or a model cannot be served.
+    pub async fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_with(path, ServerConfig::default()).await
+    }
+
+    /// Like [`InferenceServer::load`], with settings.
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::load`].
+    pub async fn load_with(path: impl AsRef<Path>, config: ServerConfig) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        in_a_thread(move || Self::load_blocking(&path, config)).await?
+    }
+
+    /// Opens a folder of models and waits until each has been tried. A model that cannot be served does not stop the
+    /// others; asking it gives the reason.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] when the folder cannot be read.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, ServerConfig::default()).await
+    }
+
+    /// Like [`InferenceServer::open`], with settings.
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::open`].
+    pub async fn open_with(path: impl AsRef<Path>, config: ServerConfig) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        in_a_thread(move || Self::open_blocking(&path, config)).await?
+    }
+
+    /// Like [`InferenceServer::load_with`], on this thread.
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::load`].
+    pub fn load_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
+        let (server, found) = Self::announce(path, config)?;
+        for one in &found {
+            server.load_one(one)?;
+        }
+        server.inner.loaded.store(true, Ordering::Release);
+        Ok(server)
+    }
+
+    /// Like [`InferenceServer::open_with`], on this thread.
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::open`].
+    pub fn open_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
+        let (server, found) = Self::announce(path, config)?;
+        server.load_all(&found);
+        Ok(server)
+    }
+
+    /// Finds the models at `path` and enters them as loading; [`InferenceServer::load_all`] loads them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] when the path cannot be read.
+    pub fn announce(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
+        let mut found = scan_named(path, config.name.as_deref())?;
+        found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+        let repository = ModelRepository::new(config.model.clone())?;
+        repository.announce(&found);
+        let inner = Inner {
+            repository,
+            config,
+            loaded: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            process: std::process::id(),
+        };
+        Ok((Self { inner: Arc::new(inner) }, found))
+    }
+
+    /// Loads what was found, one after the other; failures become the models' states. Returns how many failed.
+    pub fn load_all(&self, found: &[Found]) -> usize {
+        let to_load = found.iter().take_while(|_| !self.is_stopping());
+        let failed = to_load.filter(|one| self.load_one(one).is_err()).count();
+        self.inner.loaded.store(true, Ordering::Release);
+        failed
+    }
+
+    fn load_one(&self, found: &Found) -> Result<()> {
+        let path = found.path.clone()?;
+        load_library(self.inner.config.runtime_library.as_deref())?;
+        self.inner.repository.load(&found.name, found.version, &path)
+    }
+
+    /// Asks a model. Dropping the future takes the request out of the queue.
+    ///
+    /// # Errors
+    /// The kinds of `docs/errors.md`; the message names the field that is wrong.
+    pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.submit(request.into(), move |answer| drop(sender.send(answer)))?;
+        let mut guard = CancelOnDrop(Some(ticket));
+        let answer = receiver.await;
+        guard.0 = None;
+        answer.map_err(Error::internal)?
+    }
+
+    /// Asks a model; `reply` is called once with the answer, on another thread, and must not block.
+    ///
+    /// # Errors
+    /// When the request is refused at arrival; `reply` is then not called.
+    pub fn submit(
+        &self,
+        request: InferenceRequest,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
+        self.check_alive()?;
+        let InferenceRequest { model, version, inputs, outputs, timeout } = request;
+        let model = self.inner.repository.lease(&model, version)?;
+        let max_batch_size = model.config().max_batch_size;
+        let mut admitted = model.signature().admit(inputs, &outputs, model.counts_rows(), max_batch_size)?;
+        let wanted = admitted.outputs.take();
+        let timeout = timeout.unwrap_or(model.config().request_timeout).min(MAX_TIMEOUT);
+        let lease = Arc::clone(&model);
+        let reply = Box::new(move |answer: Result<Output>| {
+            reply(answer.map(|output| respond(&lease, wanted.as_deref(), output)));
+        });
+        let id = model.scheduler().submit(admitted, timeout, reply)?;
+        Ok(Ticket { model, id })
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        if self.is_stopping() {
+            return Err(shutting_down());
+        }
+        if self.inner.process != std::process::id() {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the server belongs to the parent of this forked process\nhint: load the model after the fork",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Every version and its state, by name.
+    #[must_use]
+    pub fn models(&self) -> Vec<Entry> {
+        self.inner.repository.entries()
+    }
+
+    /// A lease on a version that is ready; an empty name is the only model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ModelNotFound`] or [`ErrorKind::ModelNotReady`].
+    pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
+        self.inner.repository.lease(name, version)
+    }
+
+    /// What a model takes and gives.
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::model`].
+    pub fn metadata(&self, name: &str, version: Option<u64>) -> Result<ModelMetadata> {
+        let model = self.model(name, version)?;
+        let versions = match version {
+            Some(version) => vec![version],
+            None => self.inner.repository.ready_versions(model.name()),
+        };
+        Ok(ModelMetadata { name: model.name().to_owned(), versions, signature: model.signature().clone() })
+    }
+
+    /// What was measured and chosen when a model was loaded.
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::model`].
+    pub fn report(&self, name: &str, version: Option<u64>) -> Result<ModelReport> {
+        Ok(ModelReport::new(&*self.model(name, version)?))
+    }
+
+    /// `Ok` when every model is ready and the server takes requests.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        if self.is_stopping() {
+            return Err(NotReady::Stopping);
+        }
+        if !self.inner.loaded.load(Ordering::Acquire) {
+            return Err(NotReady::Loading);
+        }
+        let failed = self.models().into_iter().filter(|entry| !matches!(entry.state, State::Ready(_)));
+        let failed: Vec<String> = failed.map(|entry| format!("{} version {}", entry.name, entry.version)).collect();
+        if failed.is_empty() { Ok(()) } else { Err(NotReady::Failed(failed)) }
+    }
+
+    /// True from [`InferenceServer::stop`] on.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Acquire)
+    }
+
+    /// Refuses new requests and is no longer ready; what has been accepted is still answered.
+    pub fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+    }
+
+    /// Stops, answers what has been accepted (for [`DRAIN_LIMIT`] at most) and joins every thread of the models.
+    /// Blocks; closing twice does nothing more.
+    pub fn close(&self) {
+        self.stop();
+        // In a forked child there are no threads to join.
+        if self.inner.process == std::process::id() {
+            self.inner.repository.close(DRAIN_LIMIT);
+        }
+    }
+}
+
+/// An accepted request, to cancel it.
+pub struct Ticket {
+    model: Arc<Model>,
+    id: RequestId,
+}
+
+impl Ticket {
+    /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
+    pub fn cancel(self) {
+        self.model.scheduler().cancel(self.id);
+    }
+}
+
+struct CancelOnDrop(Option<Ticket>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.cancel();
+        }
+    }
+}
+
+fn respond(model: &Model, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
+    let Output { tensors, timing } = output;
+    let specs = &model.signature().outputs;
+    let named = |(spec, tensor): (&crate::signature::TensorSpec, Tensor)| NamedTensor::new(spec.name.as_str(), tensor);
+    let outputs = match wanted {
+        None => specs.iter().zip(tensors).map(named).collect(),
+        Some(wanted) => {
+            let one = |&index: &usize| Some(named((specs.get(index)?, tensors.get(index)?.clone())));
+            wanted.iter().filter_map(one).collect()
+        }
+    };
+    InferenceResponse { model: model.name().to_owned(), version: model.version(), outputs, timing }
+}
+
+fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
+    let Some(name) = name else { return scan(path) };
+    check_name(name)?;
+    if path.is_dir() {
+        return Err(Error::invalid("name", "expected a model file to name, got a folder"));
+    }
+    if !path.exists() {
+        return scan(path);
+    }
+    Ok(vec![Found { name: name.to_owned(), version: 1, path: Ok(PathBuf::from(path)) }])
+}
+
+/// Runs slow work on a thread of its own, so that no thread of the caller's runtime is blocked.
+async fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    let run = move || drop(sender.send(work()));
+    std::thread::Builder::new().name("axon-loader".to_owned()).spawn(run).map_err(Error::internal)?;
+    receiver.await.map_err(Error::internal)
+}
