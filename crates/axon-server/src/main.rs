@@ -1,0 +1,87 @@
+//! `axon-server`: the Axon inference server without Python.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axon::config::Device;
+use axon_server::{ServeError, ServeOptions, logging, serve_until_signal};
+use clap::Parser;
+
+/// Serves ONNX models over the Open Inference Protocol.
+///
+/// ONNX Runtime's library (1.24 or newer) is found by ORT_DYLIB_PATH, in the Python environment that is active or that
+/// this program is installed in, beside this program, or by the system's loader.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// A model file, or a folder of `name.onnx` files and `name/1/model.onnx` folders
+    path: PathBuf,
+    /// The address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port for HTTP; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    http_port: u16,
+    /// off, error, warn, info, debug or trace
+    #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
+    log_level: String,
+    /// How long a request waits for its answer when it does not say, in seconds
+    #[arg(long, default_value_t = 10.0)]
+    request_timeout: f64,
+    /// The most rows of one request; none leaves it to the size limit
+    #[arg(long)]
+    max_batch_size: Option<NonZeroUsize>,
+    /// The most requests that wait for each model
+    #[arg(long)]
+    max_queue_size: Option<NonZeroUsize>,
+    /// Threads that run each model; chosen at load by default
+    #[arg(long)]
+    instances: Option<NonZeroUsize>,
+    /// cpu or cuda
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// The name of a lone model file's model; the file's by default
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[expect(clippy::print_stderr, reason = "a command's errors go to standard error")]
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(message) = logging::start(&arguments.log_level) {
+        eprintln!("axon-server: --log-level: {message}");
+        return ExitCode::from(2);
+    }
+    let Some(options) = options(arguments) else {
+        eprintln!("axon-server: --request-timeout: expected 0.001 to 300 seconds");
+        return ExitCode::from(2);
+    };
+    match serve_until_signal(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("axon-server: {error}");
+            ExitCode::from(if matches!(error, ServeError::Listen(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn options(arguments: Arguments) -> Option<ServeOptions> {
+    let timeout = arguments.request_timeout;
+    if !(0.001..=300.0).contains(&timeout) {
+        return None;
+    }
+    let mut options = ServeOptions::new(arguments.path);
+    options.host = arguments.host;
+    options.http_port = arguments.http_port;
+    options.config.name = arguments.name;
+    let model = &mut options.config.model;
+    model.request_timeout = Duration::from_secs_f64(timeout);
+    model.max_batch_size = arguments.max_batch_size;
+    model.max_queue_size = arguments.max_queue_size.unwrap_or(model.max_queue_size);
+    model.instances = arguments.instances;
+    model.device = arguments.device;
+    Some(options)
+}

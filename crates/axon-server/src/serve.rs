@@ -1,0 +1,245 @@
+//! Binds, loads, serves and drains.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axon::config::{ServerConfig, granted_cores};
+use axon::server::{DRAIN_LIMIT, InferenceServer};
+use axon::{Error, ErrorKind, Result};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::connection::{self, Connections};
+use crate::handler::{App, InFlight};
+use crate::{announce, signals};
+
+/// The most bytes of a request's body, as sent and decoded.
+pub const BODY_LIMIT: usize = 64 << 20;
+
+/// The most connections, if the process may open twice as many files.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// How long answers that are being written may take once everything is answered.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is served, and where.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// A model file, or a folder of models.
+    pub path: PathBuf,
+    /// The address to listen on.
+    pub host: IpAddr,
+    /// The port; 0 takes a free one.
+    pub http_port: u16,
+    /// How the models are run.
+    pub config: ServerConfig,
+}
+
+impl ServeOptions {
+    /// Serves `path` on the loopback address and port 8000.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { path: path.into(), host, http_port: 8000, config: ServerConfig::default() }
+    }
+}
+
+/// Why the server did not start or did not end well.
+#[derive(Debug)]
+pub enum ServeError {
+    /// It could not listen; the command line is to blame.
+    Listen(String),
+    /// The model cannot be served.
+    Model(Error),
+}
+
+impl std::fmt::Display for ServeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listen(message) => f.write_str(message),
+            Self::Model(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Serves until SIGINT or SIGTERM, then drains. Blocks this thread, which must not be one of Tokio's.
+///
+/// # Errors
+/// [`ServeError`] when the address is taken or the lone model cannot be served.
+pub fn serve_until_signal(options: ServeOptions) -> std::result::Result<(), ServeError> {
+    let started = Instant::now();
+    let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
+    let outcome = runtime.block_on(async {
+        let stop = signals::first_of_interrupt_and_terminate().map_err(|error| ServeError::Model(Error::internal(error)))?;
+        let listener = bind(options.host, options.http_port).await?;
+        let is_file = options.path.is_file();
+        let (server, found) =
+            InferenceServer::announce(&options.path, options.config).map_err(ServeError::Model)?;
+        let address = listener.local_addr().map_err(|error| ServeError::Listen(error.to_string()))?;
+        let loader = load_in_background(&server, found, is_file, address, started);
+        let (failed, failure) = watch::channel(None);
+        let stop = async move {
+            tokio::select! {
+                () = stop => {}
+                error = loader => {
+                    failed.send_replace(Some(error));
+                }
+            }
+        };
+        serve(listener, server, stop).await;
+        match failure.borrow().clone() {
+            Some(error) => Err(ServeError::Model(error)),
+            None => Ok(()),
+        }
+    });
+    // Nothing is left to run: connections are closed and instances joined.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+/// One thread moves bytes where there are two cores or fewer; the models need the rest.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let cores = granted_cores().get();
+    let mut builder = if cores <= 2 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads((cores / 4).clamp(2, 16));
+        builder
+    };
+    builder.thread_name("axon-io").enable_all().build()
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// [`ServeError::Listen`] that names the flag to change.
+pub async fn bind(host: IpAddr, port: u16) -> std::result::Result<TcpListener, ServeError> {
+    let address = SocketAddr::new(host, port);
+    TcpListener::bind(address).await.map_err(|error| {
+        let (problem, flag) = match error.kind() {
+            io::ErrorKind::AddrInUse => ("the port is in use".to_owned(), "--http-port"),
+            io::ErrorKind::PermissionDenied => ("the port needs privileges".to_owned(), "--http-port"),
+            io::ErrorKind::AddrNotAvailable => ("this host does not have the address".to_owned(), "--host"),
+            _ => (error.to_string(), "--host or --http-port"),
+        };
+        ServeError::Listen(format!("cannot listen on {address}: {problem}\nhint: choose another with {flag}"))
+    })
+}
+
+/// Loads on a thread of its own, so that the server is live meanwhile. Ends only with a failure: a lone model that
+/// cannot be served.
+async fn load_in_background(
+    server: &InferenceServer,
+    found: Vec<axon::repository::Found>,
+    is_file: bool,
+    address: SocketAddr,
+    started: Instant,
+) -> Error {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let load = {
+        let server = server.clone();
+        move || {
+            let failed = server.load_all(&found);
+            drop(server);
+            drop(sender.send(failed));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("axon-loader".to_owned()).spawn(load) {
+        return Error::internal(error);
+    }
+    match receiver.await {
+        Ok(0) => {}
+        Ok(_) if is_file => {
+            if let Some(error) = announce::first_failure(server) {
+                return error;
+            }
+        }
+        Ok(failed) => tracing::warn!(failed, "some models could not be loaded; the server is not ready, the others answer"),
+        Err(error) => return Error::internal(error),
+    }
+    if !server.is_stopping() {
+        announce::ready(server, address, started.elapsed());
+    }
+    std::future::pending().await
+}
+
+/// Serves on `listener` until `stop` resolves; then is not ready, answers what has come, and closes the models.
+pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Future<Output = ()>) {
+    let app = Arc::new(App { server: server.clone(), body_limit: BODY_LIMIT, in_flight: InFlight::default() });
+    let connections = Connections::new(connection_limit());
+    let (finish, finishing) = watch::channel(false);
+    {
+        let accepting = accept(&listener, &app, &connections, &finishing);
+        let draining = async {
+            stop.await;
+            server.stop();
+            tracing::info!("shutting down: answering what has come");
+            // New connections are still accepted meanwhile, so that health checks get their answer.
+            let _ = tokio::time::timeout(DRAIN_LIMIT, app.in_flight.wait_for_none()).await;
+        };
+        let sweeping = async {
+            let mut seconds = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                seconds.tick().await;
+                connections.sweep();
+            }
+        };
+        tokio::select! {
+            () = draining => {}
+            () = accepting => {}
+            () = sweeping => {}
+        }
+    }
+    drop(listener);
+    finish.send_replace(true);
+    let _ = tokio::time::timeout(FLUSH_LIMIT, connections.wait_for_none()).await;
+    let closed = tokio::task::spawn_blocking(move || server.close()).await;
+    if let Err(error) = closed {
+        tracing::error!("closing the models failed: {error}");
+    }
+    tracing::info!("bye");
+}
+
+async fn accept(
+    listener: &TcpListener,
+    app: &Arc<App>,
+    connections: &Arc<Connections>,
+    finishing: &watch::Receiver<bool>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connection::spawn(app, connections, stream, finishing.clone()),
+            Err(error) => {
+                // Out of descriptors, or a peer that left already: never fatal, and not worth a busy loop.
+                tracing::warn!("accepting a connection failed: {error}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Half of the files that the process may open, so that models and health checks have theirs.
+fn connection_limit() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok());
+    soft.map_or(MAX_CONNECTIONS, |soft| (soft / 2).clamp(16, MAX_CONNECTIONS))
+}
+
+impl From<ServeError> for Error {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Listen(message) => Self::new(ErrorKind::InvalidRequest, message),
+            ServeError::Model(error) => error,
+        }
+    }
+}
+
+/// The result of this crate's fallible calls.
+pub type ServeResult = Result<(), ServeError>;
