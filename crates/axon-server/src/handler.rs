@@ -137,7 +137,7 @@ async fn infer(
     version: Option<u64>,
 ) -> Result<Response<Frames>> {
     if app.server.is_stopping() {
-        return Err(Error::new(ErrorKind::ShuttingDown, "the server is shutting down"));
+        return Err(Error::shutting_down());
     }
     let _guard = app.in_flight.enter();
     check_content_type(headers)?;

@@ -14,4 +14,4 @@ mod serve;
 pub mod signals;
 pub mod status;
 
-pub use serve::{ServeOptions, bind, serve, serve_until_signal};
+pub use serve::{BODY_LIMIT, ServeError, ServeOptions, bind, serve, serve_until_signal};

@@ -80,7 +80,7 @@ pub fn serve_until_signal(options: ServeOptions) -> std::result::Result<(), Serv
         let (server, found) =
             InferenceServer::announce(&options.path, options.config).map_err(ServeError::Model)?;
         let address = listener.local_addr().map_err(|error| ServeError::Listen(error.to_string()))?;
-        let loader = load_in_background(&server, found, is_file, address, started);
+        let loader = load_in_background(server.clone(), found, is_file, address, started);
         let (failed, failure) = watch::channel(None);
         let stop = async move {
             tokio::select! {
@@ -134,7 +134,7 @@ pub async fn bind(host: IpAddr, port: u16) -> std::result::Result<TcpListener, S
 /// Loads on a thread of its own, so that the server is live meanwhile. Ends only with a failure: a lone model that
 /// cannot be served.
 async fn load_in_background(
-    server: &InferenceServer,
+    server: InferenceServer,
     found: Vec<axon::repository::Found>,
     is_file: bool,
     address: SocketAddr,
@@ -146,7 +146,7 @@ async fn load_in_background(
         move || {
             let failed = server.load_all(&found);
             drop(server);
-            drop(sender.send(failed));
+            let _ = sender.send(failed);
         }
     };
     if let Err(error) = std::thread::Builder::new().name("axon-loader".to_owned()).spawn(load) {
@@ -155,7 +155,7 @@ async fn load_in_background(
     match receiver.await {
         Ok(0) => {}
         Ok(_) if is_file => {
-            if let Some(error) = announce::first_failure(server) {
+            if let Some(error) = announce::first_failure(&server) {
                 return error;
             }
         }
@@ -163,7 +163,7 @@ async fn load_in_background(
         Err(error) => return Error::internal(error),
     }
     if !server.is_stopping() {
-        announce::ready(server, address, started.elapsed());
+        announce::ready(&server, address, started.elapsed());
     }
     std::future::pending().await
 }
@@ -240,6 +240,3 @@ impl From<ServeError> for Error {
         }
     }
 }
-
-/// The result of this crate's fallible calls.
-pub type ServeResult = Result<(), ServeError>;

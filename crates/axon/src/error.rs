@@ -117,6 +117,12 @@ impl Error {
         Self::new(ErrorKind::Internal, "internal error").with_source(source)
     }
 
+    /// The refusal of a server that is going away.
+    #[must_use]
+    pub fn shutting_down() -> Self {
+        Self::new(ErrorKind::ShuttingDown, "the server is shutting down").with_retry_after(Duration::from_secs(1))
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

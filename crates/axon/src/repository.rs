@@ -13,11 +13,12 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::config::ModelConfig;
+use crate::config::ServerConfig;
 use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
+use crate::onnx::load_library;
 use crate::scheduler::Timer;
 
-pub use model::{Model, Plan};
+pub use model::{Model, Plan, Ticket};
 pub use scan::{Found, check_name, scan};
 
 /// What is known of a version.
@@ -59,16 +60,16 @@ type Versions = BTreeMap<u64, State>;
 /// The models of one server.
 pub struct ModelRepository {
     models: RwLock<BTreeMap<String, Versions>>,
-    config: ModelConfig,
+    config: ServerConfig,
     timer: Arc<Timer>,
 }
 
 impl ModelRepository {
-    /// An empty repository whose models will all be run by `config`.
+    /// An empty repository whose models will all be run as `config` says.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when its timer thread cannot be started.
-    pub fn new(config: ModelConfig) -> Result<Self> {
+    pub fn new(config: ServerConfig) -> Result<Self> {
         Ok(Self { models: RwLock::default(), config, timer: Timer::start()? })
     }
 
@@ -90,7 +91,8 @@ impl ModelRepository {
     /// [`ErrorKind::InvalidModel`] with the reason.
     pub fn load(&self, name: &str, version: u64, path: &Path) -> Result<()> {
         let started = Instant::now();
-        let loaded = Model::load(name, version, path, &self.config, &self.timer);
+        let loaded = load_library(self.config.runtime_library.as_deref())
+            .and_then(|()| Model::load(name, version, path, &self.config.model, &self.timer));
         let (state, outcome) = match loaded {
             Ok(model) => {
                 tracing::info!(

@@ -12,6 +12,7 @@
 mod instance;
 mod timer;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,13 +20,14 @@ use std::time::{Duration, Instant};
 
 use synapse::Tensor;
 
-use crate::batcher::{Batcher, Limits, Rejected, RequestId, Waiting};
+use crate::batcher::{Batcher, Rejected, Waiting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
 use crate::metrics::ModelStatistics;
 use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
+pub use crate::batcher::{Limits, RequestId};
 pub use timer::Timer;
 
 /// The outputs of one request, in the model's order.
@@ -46,7 +48,10 @@ struct ReplyOnce(Option<Reply>);
 impl ReplyOnce {
     fn send(mut self, answer: Result<Output>) {
         if let Some(reply) = self.0.take() {
-            reply(answer);
+            // A caller's callback that panics must not take the instance with it.
+            if std::panic::catch_unwind(AssertUnwindSafe(|| reply(answer))).is_err() {
+                tracing::error!("the callback of a request panicked");
+            }
         }
     }
 
@@ -209,7 +214,7 @@ impl Scheduler {
                 Error::new(ErrorKind::Overloaded, format!("the queue is full: {bound}")).with_retry_after(retry_after)
             }
             Rejected::Expired => Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already"),
-            Rejected::Closed => shutting_down(),
+            Rejected::Closed => Error::shutting_down(),
         }
     }
 
@@ -249,7 +254,7 @@ impl Scheduler {
         drop(state);
         for Pending { reply, arrived, .. } in left_over {
             self.shared.statistics.fail.add(arrived.elapsed());
-            reply.send(Err(shutting_down()));
+            reply.send(Err(Error::shutting_down()));
         }
         drained
     }
@@ -276,11 +281,6 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         self.close(Duration::ZERO);
     }
-}
-
-/// The refusal of a server that is going away.
-pub(crate) fn shutting_down() -> Error {
-    Error::new(ErrorKind::ShuttingDown, "the server is shutting down").with_retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]

@@ -15,17 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use synapse::Tensor;
 use tokio::sync::oneshot;
 
-use crate::batcher::RequestId;
-use crate::config::{MAX_TIMEOUT, ServerConfig};
+use crate::config::ServerConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::load_library;
 use crate::report::ModelReport;
-use crate::repository::{Entry, Found, Model, ModelRepository, State, check_name, scan};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor};
-use crate::scheduler::{Output, shutting_down};
+use crate::repository::{Entry, Found, Model, ModelRepository, State, Ticket, check_name, scan};
+use crate::request::{InferenceRequest, InferenceResponse};
 use crate::signature::Signature;
 
 /// How long [`InferenceServer::close`] waits for what has been accepted.
@@ -39,7 +35,6 @@ pub struct InferenceServer {
 
 struct Inner {
     repository: ModelRepository,
-    config: ServerConfig,
     /// All models that were found have been tried.
     loaded: AtomicBool,
     /// No longer ready, and new requests are refused.
@@ -136,11 +131,10 @@ impl InferenceServer {
     pub fn announce(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
         let mut found = scan_named(path, config.name.as_deref())?;
         found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
-        let repository = ModelRepository::new(config.model.clone())?;
+        let repository = ModelRepository::new(config)?;
         repository.announce(&found);
         let inner = Inner {
             repository,
-            config,
             loaded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             process: std::process::id(),
@@ -157,9 +151,7 @@ impl InferenceServer {
     }
 
     fn load_one(&self, found: &Found) -> Result<()> {
-        let path = found.path.clone()?;
-        load_library(self.inner.config.runtime_library.as_deref())?;
-        self.inner.repository.load(&found.name, found.version, &path)
+        self.inner.repository.load(&found.name, found.version, &found.path.clone()?)
     }
 
     /// Asks a model. Dropping the future takes the request out of the queue.
@@ -185,23 +177,12 @@ impl InferenceServer {
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
         self.check_alive()?;
-        let InferenceRequest { model, version, inputs, outputs, timeout } = request;
-        let model = self.inner.repository.lease(&model, version)?;
-        let max_batch_size = model.config().max_batch_size;
-        let mut admitted = model.signature().admit(inputs, &outputs, model.counts_rows(), max_batch_size)?;
-        let wanted = admitted.outputs.take();
-        let timeout = timeout.unwrap_or(model.config().request_timeout).min(MAX_TIMEOUT);
-        let lease = Arc::clone(&model);
-        let reply = Box::new(move |answer: Result<Output>| {
-            reply(answer.map(|output| respond(&lease, wanted.as_deref(), output)));
-        });
-        let id = model.scheduler().submit(admitted, timeout, reply)?;
-        Ok(Ticket { model, id })
+        self.inner.repository.lease(&request.model, request.version)?.submit(request, reply)
     }
 
     fn check_alive(&self) -> Result<()> {
         if self.is_stopping() {
-            return Err(shutting_down());
+            return Err(Error::shutting_down());
         }
         if self.inner.process != std::process::id() {
             return Err(Error::new(
@@ -285,19 +266,6 @@ impl InferenceServer {
     }
 }
 
-/// An accepted request, to cancel it.
-pub struct Ticket {
-    model: Arc<Model>,
-    id: RequestId,
-}
-
-impl Ticket {
-    /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
-    pub fn cancel(self) {
-        self.model.scheduler().cancel(self.id);
-    }
-}
-
 struct CancelOnDrop(Option<Ticket>);
 
 impl Drop for CancelOnDrop {
@@ -306,20 +274,6 @@ impl Drop for CancelOnDrop {
             ticket.cancel();
         }
     }
-}
-
-fn respond(model: &Model, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
-    let Output { tensors, timing } = output;
-    let specs = &model.signature().outputs;
-    let named = |(spec, tensor): (&crate::signature::TensorSpec, Tensor)| NamedTensor::new(spec.name.as_str(), tensor);
-    let outputs = match wanted {
-        None => specs.iter().zip(tensors).map(named).collect(),
-        Some(wanted) => {
-            let one = |&index: &usize| Some(named((specs.get(index)?, tensors.get(index)?.clone())));
-            wanted.iter().filter_map(one).collect()
-        }
-    };
-    InferenceResponse { model: model.name().to_owned(), version: model.version(), outputs, timing }
 }
 
 fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batcher::Limits;
-use crate::config::{Batching, Device, ModelConfig, granted_cores};
+use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::metrics::ModelStatistics;
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::probe::{Batchable, Findings, probe};
-use crate::scheduler::{Scheduler, SchedulerConfig, Timer};
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor};
+use crate::scheduler::{Limits, Output, RequestId, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
 
 /// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
@@ -160,10 +160,48 @@ impl Model {
         &self.statistics
     }
 
-    /// Its queue and instances.
+    /// The requests that wait.
     #[must_use]
-    pub fn scheduler(&self) -> &Scheduler {
-        &self.scheduler
+    pub fn waiting(&self) -> usize {
+        self.scheduler.waiting()
+    }
+
+    /// Asks the model; `reply` is called once with the answer, on another thread, and must not block. The request
+    /// holds a lease on this version until it is answered.
+    ///
+    /// # Errors
+    /// When the request does not fit or is refused at arrival; `reply` is then not called.
+    pub fn submit(
+        self: Arc<Self>,
+        request: InferenceRequest,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
+        let InferenceRequest { inputs, outputs, timeout, .. } = request;
+        let mut admitted =
+            self.signature.admit(inputs, &outputs, self.counts_rows(), self.config.max_batch_size)?;
+        let wanted = admitted.outputs.take();
+        let timeout = timeout.unwrap_or(self.config.request_timeout).min(MAX_TIMEOUT);
+        let lease = Arc::clone(&self);
+        let reply = Box::new(move |answer: Result<Output>| {
+            reply(answer.map(|output| lease.respond(wanted.as_deref(), output)));
+        });
+        let id = self.scheduler.submit(admitted, timeout, reply)?;
+        Ok(Ticket { model: self, id })
+    }
+
+    fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
+        let Output { tensors, timing } = output;
+        let mut named: Vec<_> = self
+            .signature
+            .outputs
+            .iter()
+            .zip(tensors)
+            .map(|(spec, tensor)| NamedTensor::new(spec.name.as_str(), tensor))
+            .collect();
+        if let Some(wanted) = wanted {
+            named = wanted.iter().filter_map(|&index| named.get(index).cloned()).collect();
+        }
+        InferenceResponse { model: self.name.clone(), version: self.version, outputs: named, timing }
     }
 
     /// True when dimension 0 counts rows: requests of any number of rows may share a run.
@@ -174,5 +212,18 @@ impl Model {
 
     pub(super) fn close(&self, limit: Duration) {
         self.scheduler.close(limit);
+    }
+}
+
+/// An accepted request, to cancel it.
+pub struct Ticket {
+    model: Arc<Model>,
+    id: RequestId,
+}
+
+impl Ticket {
+    /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
+    pub fn cancel(self) {
+        self.model.scheduler.cancel(self.id);
     }
 }

@@ -1,0 +1,253 @@
+//! The engine's handle, and the server process behind `axon serve`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use axon::config::{Batching, ServerConfig};
+use axon::repository::{State, Ticket};
+use axon::request::{InferenceRequest, InferenceResponse};
+use axon::server::InferenceServer;
+use axon::{Error, Result};
+use axon_server::{ServeOptions, logging, serve_until_signal};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::completions::Completions;
+use crate::detached;
+use crate::errors::IntoPyResult;
+use crate::tensors::{NativeInput, inputs, outputs, release_buffers};
+
+/// How often a blocking call looks for a signal such as Ctrl-C.
+const SIGNAL_CHECK: Duration = Duration::from_millis(100);
+
+/// Servers that are open, for [`close_all`].
+static OPEN: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
+
+struct Handle {
+    server: InferenceServer,
+    /// Accepted requests of event loops, by token, so that they can be cancelled.
+    tickets: Mutex<HashMap<u64, Ticket>>,
+}
+
+/// Settings as `axon.config` passes them on.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct NativeConfig {
+    name: Option<String>,
+    max_batch_size: Option<NonZeroUsize>,
+    max_queue_size: Option<NonZeroUsize>,
+    request_timeout_s: f64,
+    batching: bool,
+    instances: Option<NonZeroUsize>,
+    device: String,
+    library: Option<PathBuf>,
+}
+
+impl NativeConfig {
+    fn parse(self) -> Result<ServerConfig> {
+        let mut config = ServerConfig { name: self.name, runtime_library: self.library, ..ServerConfig::default() };
+        let model = &mut config.model;
+        model.max_batch_size = self.max_batch_size;
+        model.max_queue_size = self.max_queue_size.unwrap_or(model.max_queue_size);
+        model.request_timeout = seconds("request_timeout_s", self.request_timeout_s)?;
+        model.batching = if self.batching { Batching::Auto } else { Batching::Off };
+        model.instances = self.instances;
+        model.device = self.device.parse().map_err(|problem| Error::invalid("device", problem))?;
+        Ok(config)
+    }
+}
+
+fn seconds(field: &'static str, seconds: f64) -> Result<Duration> {
+    let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| Error::invalid(field, format_args!("expected more than 0 seconds, got {seconds}")))
+}
+
+/// A question as the package passes it on: model, version, outputs, timeout in seconds.
+type Question = (String, Option<u64>, Vec<String>, Option<f64>);
+
+fn request(py: Python<'_>, native: Vec<NativeInput<'_>>, question: Question) -> PyResult<InferenceRequest> {
+    let (model, version, outputs, timeout) = question;
+    let timeout = timeout.map(|timeout| seconds("timeout_s", timeout)).transpose().or_raise(py)?;
+    Ok(InferenceRequest { model, version, inputs: inputs(py, native)?, outputs, timeout })
+}
+
+/// Models in this process.
+#[pyclass(frozen, module = "axon._axon")]
+pub struct Server {
+    handle: Arc<Handle>,
+}
+
+#[pymethods]
+impl Server {
+    /// Loads a model file, or a folder; every model must load.
+    #[staticmethod]
+    fn load(py: Python<'_>, path: PathBuf, config: NativeConfig) -> PyResult<Self> {
+        let config = config.parse().or_raise(py)?;
+        Self::enter(detached(py, || InferenceServer::load_blocking(&path, config)).or_raise(py)?)
+    }
+
+    /// Opens a folder; models that cannot be served do not stop the others.
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf, config: NativeConfig) -> PyResult<Self> {
+        let config = config.parse().or_raise(py)?;
+        Self::enter(detached(py, || InferenceServer::open_blocking(&path, config)).or_raise(py)?)
+    }
+
+    /// Asks and waits for the outputs.
+    fn infer<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<NativeInput<'py>>,
+        question: Question,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let request = request(py, inputs, question)?;
+        let slot = Arc::new(Slot::default());
+        let reply = {
+            let slot = Arc::clone(&slot);
+            move |answer| slot.fill(answer)
+        };
+        let mut ticket = Some(self.handle.server.submit(request, reply).or_raise(py)?);
+        let answer = loop {
+            if let Some(answer) = detached(py, || slot.wait(SIGNAL_CHECK)) {
+                break answer;
+            }
+            if let Err(interrupt) = py.check_signals() {
+                ticket.take().map(Ticket::cancel);
+                return Err(interrupt);
+            }
+        };
+        release_buffers(py);
+        outputs(py, answer.or_raise(py)?)
+    }
+
+    /// Asks; the answer comes through `completions` under `token`.
+    fn submit(
+        &self,
+        py: Python<'_>,
+        inputs: Vec<NativeInput<'_>>,
+        question: Question,
+        completions: &Completions,
+        token: u64,
+    ) -> PyResult<()> {
+        let request = request(py, inputs, question)?;
+        let (queue, handle) = (Arc::clone(&completions.queue), Arc::downgrade(&self.handle));
+        let reply = move |answer| {
+            if let Some(handle) = handle.upgrade() {
+                handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+            }
+            queue.push(token, answer);
+        };
+        // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
+        let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let ticket = self.handle.server.submit(request, reply).or_raise(py)?;
+        tickets.insert(token, ticket);
+        Ok(())
+    }
+
+    /// Takes the request of `token` out of the queue because nobody waits for it any more.
+    fn cancel(&self, token: u64) {
+        let ticket = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+        if let Some(ticket) = ticket {
+            ticket.cancel();
+        }
+    }
+
+    /// Every version: (name, version, state, reason it failed).
+    fn models(&self) -> Vec<(String, u64, &'static str, Option<String>)> {
+        let reason = |state: &State| match state {
+            State::Failed(error) => Some(error.message().to_owned()),
+            _ => None,
+        };
+        let entries = self.handle.server.models().into_iter();
+        entries.map(|entry| (entry.name, entry.version, entry.state.name(), reason(&entry.state))).collect()
+    }
+
+    /// The versions of a model that are ready, or the one asked for.
+    fn versions(&self, py: Python<'_>, model: &str, version: Option<u64>) -> PyResult<Vec<u64>> {
+        Ok(self.handle.server.metadata(model, version).or_raise(py)?.versions)
+    }
+
+    /// What was measured and chosen when the model was loaded, as JSON.
+    fn report(&self, py: Python<'_>, model: &str, version: Option<u64>) -> PyResult<String> {
+        let report = self.handle.server.report(model, version).or_raise(py)?;
+        serde_json::to_string(&report).map_err(Error::internal).or_raise(py)
+    }
+
+    /// Whether every model is ready.
+    fn is_ready(&self) -> bool {
+        self.handle.server.ready().is_ok()
+    }
+
+    /// Answers what has been accepted and stops every thread.
+    fn close(&self, py: Python<'_>) {
+        detached(py, || self.handle.server.close());
+        release_buffers(py);
+    }
+}
+
+impl Server {
+    fn enter(server: InferenceServer) -> PyResult<Self> {
+        let handle = Arc::new(Handle { server, tickets: Mutex::default() });
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|handle| handle.strong_count() > 0);
+        open.push(Arc::downgrade(&handle));
+        Ok(Self { handle })
+    }
+}
+
+/// Where a blocking caller waits for its answer.
+#[derive(Default)]
+struct Slot {
+    answer: Mutex<Option<Result<InferenceResponse>>>,
+    filled: Condvar,
+}
+
+impl Slot {
+    fn fill(&self, answer: Result<InferenceResponse>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.filled.notify_one();
+    }
+
+    fn wait(&self, limit: Duration) -> Option<Result<InferenceResponse>> {
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.filled.wait_timeout_while(answer, limit, |answer| answer.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+    }
+}
+
+/// Closes every server that is open: at the interpreter's exit no thread may still use ONNX Runtime.
+#[pyfunction]
+pub fn close_all(py: Python<'_>) {
+    let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+    detached(py, || {
+        for handle in open.iter().filter_map(Weak::upgrade) {
+            handle.server.close();
+        }
+    });
+    release_buffers(py);
+}
+
+/// Serves over HTTP until SIGINT or SIGTERM.
+#[pyfunction]
+pub fn serve(
+    py: Python<'_>,
+    path: PathBuf,
+    host: IpAddr,
+    http_port: u16,
+    log_level: &str,
+    config: NativeConfig,
+) -> PyResult<()> {
+    logging::start(log_level).map_err(|problem| Error::invalid("log_level", problem)).or_raise(py)?;
+    let options = ServeOptions { path, host, http_port, config: config.parse().or_raise(py)? };
+    detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
+}
+
+/// The version of the ONNX Runtime that is loaded; None before the first model.
+#[pyfunction]
+pub fn runtime_version() -> Option<&'static str> {
+    axon::onnx::runtime_version()
+}

@@ -1,0 +1,80 @@
+"""Axon: an inference server for ONNX models.
+
+```python
+from axon import InferenceServer
+
+server = await InferenceServer.load("model.onnx")
+outputs = await server.infer({"x": array})
+```
+
+The same, blocking, is in `axon.sync`; the command is `axon serve MODEL.onnx`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from axon import errors
+from axon._axon import __version__
+from axon.errors import (
+    AxonError,
+    DeadlineExceeded,
+    ExecutionFailed,
+    InvalidModel,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    QuotaExceeded,
+    ServerError,
+)
+
+if TYPE_CHECKING:
+    from axon.config import ModelConfig
+    from axon.metadata import ModelMetadata, ModelState, TensorMetadata
+    from axon.server import InferenceServer
+
+__all__ = [
+    "AxonError",
+    "DeadlineExceeded",
+    "ExecutionFailed",
+    "InferenceServer",
+    "InvalidModel",
+    "InvalidRequest",
+    "ModelConfig",
+    "ModelMetadata",
+    "ModelNotFound",
+    "ModelNotReady",
+    "ModelState",
+    "Overloaded",
+    "QuotaExceeded",
+    "ServerError",
+    "TensorMetadata",
+    "__version__",
+    "errors",
+]
+
+_LAZY = {
+    "InferenceServer": "axon.server",
+    "ModelConfig": "axon.config",
+    "ModelMetadata": "axon.metadata",
+    "ModelState": "axon.metadata",
+    "TensorMetadata": "axon.metadata",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs NumPy when it is first used: the command line starts without it."""
+    module = _LAZY.get(name)
+    if module is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    import importlib  # noqa: PLC0415 - only here, and only once for each name
+
+    value: object = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,138 @@
+"""Arrays to the native module and back, without a copy where the memory allows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from axon.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from axon._axon import NativeInput, NativeOutput
+
+__all__ = ["Inputs", "Outputs", "from_native", "to_native"]
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+#: An array, or arrays by name. An array is NumPy's, or anything with `__dlpack__` (a torch tensor) or `__array__`, or
+#: a list. Strings make BYTES.
+Inputs: TypeAlias = "Mapping[str, Any] | Any"
+
+#: Arrays by name, in the model's order. They are read-only views of the server's memory: copy one to change it. BYTES
+#: come as object arrays of `bytes`; BF16, which NumPy does not have, comes as float32, exactly.
+Outputs: TypeAlias = "dict[str, Array]"
+
+_DATATYPES = {
+    np.dtype(code): datatype
+    for code, datatype in {
+        "?": "BOOL",
+        "u1": "UINT8",
+        "u2": "UINT16",
+        "u4": "UINT32",
+        "u8": "UINT64",
+        "i1": "INT8",
+        "i2": "INT16",
+        "i4": "INT32",
+        "i8": "INT64",
+        "f2": "FP16",
+        "f4": "FP32",
+        "f8": "FP64",
+    }.items()
+}
+_DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+_BFLOAT16_SIZE = 2
+
+
+def to_native(inputs: Inputs) -> list[NativeInput]:
+    """Describe `inputs` to the native module.
+
+    Raises:
+        InvalidRequest: A value is no array of a type that the protocol has.
+    """
+    if isinstance(inputs, Mapping):
+        return [_describe(index, name, value) for index, (name, value) in enumerate(inputs.items())]
+    return [_describe(0, None, inputs)]
+
+
+def from_native(outputs: list[NativeOutput]) -> Outputs:
+    """Make arrays of the native module's outputs; only BYTES and BF16 are copied."""
+    return {name: _array(datatype, shape, data) for name, datatype, shape, data in outputs}
+
+
+def _describe(index: int, name: str | None, value: Any) -> NativeInput:  # noqa: ANN401
+    if type(value) is np.ndarray:
+        datatype = _DATATYPES.get(value.dtype)
+        if datatype is not None and value.flags.c_contiguous:
+            return name, datatype, value.shape, value
+    if name is not None and not isinstance(name, str):
+        raise InvalidRequest(f"inputs[{index}].name: expected str, got {type(name).__name__}", f"inputs[{index}].name")
+    array, datatype = _convert(f"inputs[{index}]", value)
+    if datatype == "BYTES":
+        return name, datatype, array.shape, _elements(f"inputs[{index}]", array)
+    return name, datatype, array.shape, np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
+    """Return `value` as an array in native byte order, and its data type. Copies only what it must."""
+    bits = _torch_bfloat16_bits(value)
+    if bits is not None:
+        return _as_array(field, bits).view(np.uint16), "BF16"
+    array = _as_array(field, value)
+    dtype = array.dtype.newbyteorder("=")
+    if array.dtype != dtype:
+        array = array.astype(dtype)
+    if dtype in _DATATYPES:
+        return array, _DATATYPES[dtype]
+    if dtype.name == "bfloat16" and dtype.itemsize == _BFLOAT16_SIZE:
+        return array.view(np.uint16), "BF16"
+    if dtype.kind in "OSU":
+        return array, "BYTES"
+    raise InvalidRequest(f"{field}: expected an array of numbers, booleans or strings, got dtype {dtype}", field)
+
+
+def _as_array(field: str, value: Any) -> Array:  # noqa: ANN401
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidRequest(f"{field}: expected an array without a mask, got a masked array", field)
+    try:
+        if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+            return np.asarray(value)
+        return np.from_dlpack(value)
+    except Exception as error:
+        message = f"{field}: expected an array in host memory, got {type(value).__name__}: {error}"
+        raise InvalidRequest(message, field) from error
+
+
+def _torch_bfloat16_bits(value: Any) -> Any:  # noqa: ANN401
+    """Return a bfloat16 torch tensor as int16, which NumPy can take; None for anything else."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor) or value.dtype is not torch.bfloat16:
+        return None
+    return value.view(torch.int16)
+
+
+def _elements(field: str, array: Array) -> list[bytes]:
+    elements = []
+    for position, element in enumerate(array.ravel().tolist()):
+        if isinstance(element, str):
+            elements.append(element.encode())
+        elif isinstance(element, bytes):
+            elements.append(element)
+        else:
+            field = f"{field}.data[{position}]"
+            raise InvalidRequest(f"{field}: expected str or bytes, got {type(element).__name__}", field)
+    return elements
+
+
+def _array(datatype: str, shape: tuple[int, ...], data: Any) -> Array:  # noqa: ANN401
+    dtype = _DTYPES.get(datatype)
+    if dtype is not None:
+        return np.ndarray(shape, dtype, buffer=data)
+    if datatype == "BF16":
+        bits = np.ndarray(shape, np.uint16, buffer=data).astype(np.uint32)
+        return (bits << 16).view(np.float32)
+    array = np.empty(len(data), dtype=object)
+    array[:] = data
+    return array.reshape(shape)

@@ -1,0 +1,73 @@
+"""A parser that suggests what was meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Commands", "Parser", "bounded_float", "bounded_int"]
+
+#: What `add_subparsers` returns; the class has no public name.
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors say what may have been meant, and exit with 2."""
+
+    def __init__(self, **settings: object) -> None:
+        """Make a parser that takes whole option names only: an abbreviation may change its meaning later."""
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message with a suggestion and exit."""
+        wrong = re.search(r"unrecognized arguments: (\S+)|invalid choice: '(\S+)'", message)
+        if wrong:
+            word = wrong.group(1) or wrong.group(2)
+            close = difflib.get_close_matches(word.split("=")[0], self._known_words(), n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
+        super().error(message)
+
+    def _known_words(self) -> list[str]:
+        words = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+                words += [word for parser in action.choices.values() for word in parser._option_string_actions]  # noqa: SLF001
+                words += action.choices
+        return words
+
+
+def bounded_int(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of integers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            message = f"expected an integer from {low} to {high}, got {text!r}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def bounded_float(low: float, high: float, unit: str) -> Callable[[str], float]:
+    """Return a parser of numbers from `low` to `high`, in `unit`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            message = f"expected {low:g} to {high:g} {unit}, got {text!r}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse

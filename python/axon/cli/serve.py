@@ -1,0 +1,66 @@
+"""`axon serve`: models over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from axon import _axon
+from axon.cli.options import add_model_options, model_config
+from axon.cli.parser import bounded_int
+from axon.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import argparse
+
+    from axon.cli.parser import Commands
+
+__all__ = ["add_to"]
+
+_LARGEST_PORT = 65535
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve a model file or a folder of models over HTTP",
+        description="Serve over the Open Inference Protocol until Ctrl-C or SIGTERM; then answer what has come.",
+    )
+    parser.add_argument("path", metavar="PATH", help="a model file, or a folder of name.onnx and name/1/model.onnx")
+    parser.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--http-port",
+        type=bounded_int(0, _LARGEST_PORT),
+        default=8000,
+        metavar="PORT",
+        help="port for HTTP; 0 takes a free one (default: 8000)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=["off", "error", "warn", "info", "debug", "trace"],
+        default="warn",
+        help="least urgent messages on standard error (default: warn)",
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    host = "127.0.0.1" if chosen.host == "localhost" else chosen.host
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        print(f"axon serve: --host: expected an IP address, got {chosen.host!r}", file=sys.stderr)
+        return 2
+    # The native server has its own handlers, which would otherwise run Python's after themselves.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    native = model_config(chosen).native(chosen.name)
+    try:
+        _axon.serve(chosen.path, host, chosen.http_port, chosen.log_level, native)
+    except InvalidRequest as error:
+        print(f"axon serve: {error}", file=sys.stderr)
+        return 2
+    return 0

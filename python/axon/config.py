@@ -1,0 +1,47 @@
+"""Settings of the server and its models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from axon._runtime import find_library
+
+if TYPE_CHECKING:
+    from axon._axon import NativeConfig
+
+__all__ = ["ModelConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """How models are run. Every default is chosen at load or safe; none needs tuning.
+
+    Attributes:
+        max_batch_size: Most rows of one request, at least 1; None leaves it to the memory.
+        max_queue_size: Most requests that wait for each model, at least 1; one more is `Overloaded`. None is 1,024.
+        request_timeout_s: Seconds that a request waits for its answer when it does not say, more than 0; at most 300.
+        batching: Whether requests may share a run. True lets the load-time probe decide; False never.
+        instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
+        device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.
+    """
+
+    max_batch_size: int | None = None
+    max_queue_size: int | None = None
+    request_timeout_s: float = 10.0
+    batching: bool = True
+    instances: int | None = None
+    device: str = "cpu"
+
+    def native(self, name: str | None = None) -> NativeConfig:
+        """Return the settings as the native module takes them; `name` is a lone file's model."""
+        return {
+            "name": name,
+            "max_batch_size": self.max_batch_size,
+            "max_queue_size": self.max_queue_size,
+            "request_timeout_s": self.request_timeout_s,
+            "batching": self.batching,
+            "instances": self.instances,
+            "device": self.device,
+            "library": find_library(),
+        }
