@@ -7,7 +7,9 @@ use pyo3::types::PyType;
 /// The exception class of a kind. A kind without one of its own is the server's trouble.
 fn class_name(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::InvalidRequest | ErrorKind::RequestTooLarge | ErrorKind::UnsupportedMedia => "InvalidRequest",
+        ErrorKind::InvalidRequest | ErrorKind::RequestTooLarge | ErrorKind::UnsupportedMedia => {
+            "InvalidRequest"
+        }
         ErrorKind::ModelNotFound | ErrorKind::NotFound => "ModelNotFound",
         ErrorKind::InvalidModel => "InvalidModel",
         ErrorKind::ModelNotReady => "ModelNotReady",
@@ -35,7 +37,9 @@ fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>>
     let class = py.import("axon.errors")?.getattr(class_name(error.kind()))?.cast_into::<PyType>()?;
     // A defect's cause helps whoever runs this process, who is also the caller here.
     let message = match (error.kind(), error.cause()) {
-        (ErrorKind::Internal | ErrorKind::InvalidModel, Some(cause)) => format!("{}\ncause: {cause}", error.message()),
+        (ErrorKind::Internal | ErrorKind::InvalidModel, Some(cause)) => {
+            format!("{}\ncause: {cause}", error.message())
+        }
         _ => error.message().to_owned(),
     };
     let retry_after = error.retry_after().map(|retry_after| retry_after.as_secs_f64());

@@ -1,5 +1,10 @@
 //! The extension module `axon._axon`: conversions only. The package `axon` gives it its Python face.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "the interpreter's arguments are extracted to owned values"
+)]
+
 mod completions;
 mod errors;
 mod server;

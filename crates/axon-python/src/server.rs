@@ -49,7 +49,8 @@ pub struct NativeConfig {
 
 impl NativeConfig {
     fn parse(self) -> Result<ServerConfig> {
-        let mut config = ServerConfig { name: self.name, runtime_library: self.library, ..ServerConfig::default() };
+        let mut config =
+            ServerConfig { name: self.name, runtime_library: self.library, ..ServerConfig::default() };
         let model = &mut config.model;
         model.max_batch_size = self.max_batch_size;
         model.max_queue_size = self.max_queue_size.unwrap_or(model.max_queue_size);
@@ -87,14 +88,14 @@ impl Server {
     #[staticmethod]
     fn load(py: Python<'_>, path: PathBuf, config: NativeConfig) -> PyResult<Self> {
         let config = config.parse().or_raise(py)?;
-        Self::enter(detached(py, || InferenceServer::load_blocking(&path, config)).or_raise(py)?)
+        Ok(Self::enter(detached(py, || InferenceServer::load_blocking(&path, config)).or_raise(py)?))
     }
 
     /// Opens a folder; models that cannot be served do not stop the others.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf, config: NativeConfig) -> PyResult<Self> {
         let config = config.parse().or_raise(py)?;
-        Self::enter(detached(py, || InferenceServer::open_blocking(&path, config)).or_raise(py)?)
+        Ok(Self::enter(detached(py, || InferenceServer::open_blocking(&path, config)).or_raise(py)?))
     }
 
     /// Asks and waits for the outputs.
@@ -110,13 +111,13 @@ impl Server {
             let slot = Arc::clone(&slot);
             move |answer| slot.fill(answer)
         };
-        let mut ticket = Some(self.handle.server.submit(request, reply).or_raise(py)?);
+        let ticket = self.handle.server.submit(request, reply).or_raise(py)?;
         let answer = loop {
             if let Some(answer) = detached(py, || slot.wait(SIGNAL_CHECK)) {
                 break answer;
             }
             if let Err(interrupt) = py.check_signals() {
-                ticket.take().map(Ticket::cancel);
+                ticket.cancel();
                 return Err(interrupt);
             }
         };
@@ -190,12 +191,12 @@ impl Server {
 }
 
 impl Server {
-    fn enter(server: InferenceServer) -> PyResult<Self> {
+    fn enter(server: InferenceServer) -> Self {
         let handle = Arc::new(Handle { server, tickets: Mutex::default() });
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|handle| handle.strong_count() > 0);
         open.push(Arc::downgrade(&handle));
-        Ok(Self { handle })
+        Self { handle }
     }
 }
 

@@ -61,8 +61,9 @@ fn tensor(datatype: &str, shape: &[usize], data: &Bound<'_, PyAny>, index: usize
     if datatype == DataType::Bytes {
         let list = data.cast::<PyList>().map_err(|error| Error::invalid(field(), error.to_string()))?;
         let elements: Result<Vec<Bound<'_, PyBytes>>, _> = list.iter().map(Bound::cast_into).collect();
-        let elements = elements.map_err(|error| Error::invalid(field(), format!("expected bytes: {error}")))?;
-        let elements: Vec<&[u8]> = elements.iter().map(|element| element.as_bytes()).collect();
+        let elements =
+            elements.map_err(|error| Error::invalid(field(), format!("expected bytes: {error}")))?;
+        let elements: Vec<&[u8]> = elements.iter().map(PyBytesMethods::as_bytes).collect();
         return Tensor::from_elements(shape, &elements).map_err(|error| Error::invalid(field(), error));
     }
     let buffer = PyUntypedBuffer::get(data).map_err(|error| Error::invalid(field(), error))?;
@@ -108,7 +109,7 @@ impl Buffer {
 }
 
 /// The outputs of a response: for each its name, data type, shape, and a [`Buffer`] or, for BYTES, a list of bytes.
-pub fn outputs<'py>(py: Python<'py>, response: InferenceResponse) -> PyResult<Bound<'py, PyList>> {
+pub fn outputs(py: Python<'_>, response: InferenceResponse) -> PyResult<Bound<'_, PyList>> {
     let list = PyList::empty(py);
     for NamedTensor { name, tensor } in response.outputs {
         let shape = PyTuple::new(py, tensor.shape().iter())?;

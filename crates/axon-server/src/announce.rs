@@ -109,7 +109,7 @@ pub fn curl_line(model: &Model, address: SocketAddr) -> String {
     let inputs = &model.signature().inputs;
     let counts: Vec<usize> = inputs.iter().map(|spec| try_size(spec).iter().product()).collect();
     if counts.iter().sum::<usize>() <= TYPED_VALUES {
-        let inputs: Vec<String> = inputs.iter().map(|spec| typed_input(spec)).collect();
+        let inputs: Vec<String> = inputs.iter().map(typed_input).collect();
         let body = format!(r#"{{"inputs":[{}]}}"#, inputs.join(","));
         return format!("curl -s {url} -d {}", quoted(&body));
     }

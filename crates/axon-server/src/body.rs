@@ -108,13 +108,6 @@ impl Frames {
         let length = frames.iter().map(|frame| frame.len() as u64).sum();
         Self { frames, length }
     }
-
-    /// The frames together, copied.
-    #[cfg(test)]
-    #[must_use]
-    pub fn concat(&self) -> Vec<u8> {
-        self.frames.iter().flatten().copied().collect()
-    }
 }
 
 impl<T: Into<Bytes>> From<T> for Frames {

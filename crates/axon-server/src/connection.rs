@@ -157,7 +157,8 @@ async fn run(app: Arc<App>, entered: Entered, stream: TcpStream, mut finish: wat
     let _ = stream.set_nodelay(true);
     let (connections, activity) = (Arc::clone(&entered.connections), Arc::clone(&entered.activity));
     let service = service_fn(|request| {
-        let (app, connections, activity) = (Arc::clone(&app), Arc::clone(&connections), Arc::clone(&activity));
+        let (app, connections, activity) =
+            (Arc::clone(&app), Arc::clone(&connections), Arc::clone(&activity));
         async move {
             activity.enter(PHASE_BUSY, connections.now());
             let response = handle(app, request).await;
@@ -225,7 +226,11 @@ impl Timed<'_> {
 }
 
 impl AsyncRead for Timed<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let Entered { connections, activity, .. } = self.entered;
         if matches!(activity.phase.load(Relaxed), PHASE_FIRST_BYTE | PHASE_IDLE) {
@@ -236,7 +241,11 @@ impl AsyncRead for Timed<'_> {
 }
 
 impl AsyncWrite for Timed<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.wrote(outcome)
     }

@@ -123,7 +123,10 @@ fn ready(app: &App) -> Result<Response<Frames>> {
         Err(NotReady::Stopping) => "the server is shutting down".to_owned(),
         Err(NotReady::Loading) => "models are being loaded".to_owned(),
         Err(NotReady::Failed(models)) => {
-            format!("models that are not ready: {}", axon::error::echo_names(models.iter().map(String::as_str)))
+            format!(
+                "models that are not ready: {}",
+                axon::error::echo_names(models.iter().map(String::as_str))
+            )
         }
     };
     Err(Error::new(ErrorKind::ModelNotReady, reason))
@@ -145,7 +148,8 @@ async fn infer(
     let body = decode_content(headers, body, app.body_limit)?;
     let Decoded { inputs, outputs, timeout, id, format } = decode(app, headers, body, name, version)?;
     let request = InferenceRequest { model: name.to_owned(), version, inputs, outputs, timeout };
-    let response = app.server.infer(request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
+    let response =
+        app.server.infer(request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
     let encoded = codec::encode(&response, id.as_deref(), &format)?;
     let Some(header_length) = encoded.header_length else {
         return Ok(respond(StatusCode::OK, JSON, encoded.json.into()));
@@ -159,7 +163,9 @@ async fn infer(
 fn binary_frames(mut json: Vec<u8>, tensors: Vec<synapse::Memory>) -> Frames {
     let length: usize = tensors.iter().map(|tensor| tensor.len()).sum();
     if length > COPY_LIMIT {
-        return Frames::new(std::iter::once(Bytes::from(json)).chain(tensors.into_iter().map(Bytes::from_owner)));
+        return Frames::new(
+            std::iter::once(Bytes::from(json)).chain(tensors.into_iter().map(Bytes::from_owner)),
+        );
     }
     json.reserve(length);
     for tensor in &tensors {
@@ -174,7 +180,10 @@ fn decode(app: &App, headers: &HeaderMap, body: Bytes, name: &str, version: Opti
         (None, _) => None,
         (Some(value), None) => Some(codec::parse_header_length(value.as_bytes(), body.len())?),
         (Some(_), Some(_)) => {
-            return Err(Error::invalid("Inference-Header-Content-Length", "expected one header, got several"));
+            return Err(Error::invalid(
+                "Inference-Header-Content-Length",
+                "expected one header, got several",
+            ));
         }
     };
     if length == Some(0) {
@@ -194,7 +203,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<()> {
         "" | "application/json" | "application/octet-stream" | "application/x-www-form-urlencoded"
     );
     let charset = parameters.split(';').find_map(|parameter| parameter.trim().strip_prefix("charset="));
-    let charset_known = charset.is_none_or(|charset| matches!(charset.trim_matches('"'), "utf-8" | "us-ascii"));
+    let charset_known =
+        charset.is_none_or(|charset| matches!(charset.trim_matches('"'), "utf-8" | "us-ascii"));
     if media_known && charset_known {
         return Ok(());
     }

@@ -71,7 +71,11 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>> {
         return Ok(route);
     }
     let method = axon::error::Echo(method.as_str()).to_string();
-    Err(Error::at(ErrorKind::MethodNotAllowed, "method", format_args!("expected {}, got {method}", route.allow())))
+    Err(Error::at(
+        ErrorKind::MethodNotAllowed,
+        "method",
+        format_args!("expected {}, got {method}", route.allow()),
+    ))
 }
 
 /// Finds the route of a path, whatever the method.
@@ -161,7 +165,17 @@ mod tests {
             assert_eq!((error.kind(), error.field()), (kind, Some(field)), "{path}");
         };
         // B-40
-        for path in ["", "/", "//v2", "/v2/", "/v2/./models", "/V2", "/v2/models", "/v2/models//infer", "/v2/models/m/x"] {
+        for path in [
+            "",
+            "/",
+            "//v2",
+            "/v2/",
+            "/v2/./models",
+            "/V2",
+            "/v2/models",
+            "/v2/models//infer",
+            "/v2/models/m/x",
+        ] {
             check(path, ErrorKind::NotFound, "path");
         }
         check(&"/v2/models/m".repeat(5), ErrorKind::NotFound, "path");

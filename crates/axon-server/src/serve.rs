@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axon::config::{ServerConfig, granted_cores};
 use axon::server::{DRAIN_LIMIT, InferenceServer};
-use axon::{Error, ErrorKind, Result};
+use axon::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -70,11 +70,12 @@ impl std::error::Error for ServeError {}
 ///
 /// # Errors
 /// [`ServeError`] when the address is taken or the lone model cannot be served.
-pub fn serve_until_signal(options: ServeOptions) -> std::result::Result<(), ServeError> {
+pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
     let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {
-        let stop = signals::first_of_interrupt_and_terminate().map_err(|error| ServeError::Model(Error::internal(error)))?;
+        let stop = signals::first_of_interrupt_and_terminate()
+            .map_err(|error| ServeError::Model(Error::internal(error)))?;
         let listener = bind(options.host, options.http_port).await?;
         let is_file = options.path.is_file();
         let (server, found) =
@@ -118,7 +119,7 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 ///
 /// # Errors
 /// [`ServeError::Listen`] that names the flag to change.
-pub async fn bind(host: IpAddr, port: u16) -> std::result::Result<TcpListener, ServeError> {
+pub async fn bind(host: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
     let address = SocketAddr::new(host, port);
     TcpListener::bind(address).await.map_err(|error| {
         let (problem, flag) = match error.kind() {
@@ -159,7 +160,10 @@ async fn load_in_background(
                 return error;
             }
         }
-        Ok(failed) => tracing::warn!(failed, "some models could not be loaded; the server is not ready, the others answer"),
+        Ok(failed) => tracing::warn!(
+            failed,
+            "some models could not be loaded; the server is not ready, the others answer"
+        ),
         Err(error) => return Error::internal(error),
     }
     if !server.is_stopping() {
@@ -170,7 +174,8 @@ async fn load_in_background(
 
 /// Serves on `listener` until `stop` resolves; then is not ready, answers what has come, and closes the models.
 pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Future<Output = ()>) {
-    let app = Arc::new(App { server: server.clone(), body_limit: BODY_LIMIT, in_flight: InFlight::default() });
+    let app =
+        Arc::new(App { server: server.clone(), body_limit: BODY_LIMIT, in_flight: InFlight::default() });
     let connections = Connections::new(connection_limit());
     let (finish, finishing) = watch::channel(false);
     {
@@ -226,9 +231,9 @@ async fn accept(
 /// Half of the files that the process may open, so that models and health checks have theirs.
 fn connection_limit() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok());
+    let soft = limits.lines().find_map(|line| {
+        line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<usize>().ok()
+    });
     soft.map_or(MAX_CONNECTIONS, |soft| (soft / 2).clamp(16, MAX_CONNECTIONS))
 }
 

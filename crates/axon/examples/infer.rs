@@ -1,5 +1,7 @@
 //! Asks a model that takes one FP32 input: `cargo run --release --example infer -- MODEL.onnx 64`.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it got")]
+
 use std::error::Error;
 
 use axon::Tensor;

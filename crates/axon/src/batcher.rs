@@ -309,7 +309,13 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        fn push(&mut self, request: u32, key: u8, rows: usize, deadline_ms: u64) -> Result<RequestId, Rejected> {
+        fn push(
+            &mut self,
+            request: u32,
+            key: u8,
+            rows: usize,
+            deadline_ms: u64,
+        ) -> Result<RequestId, Rejected> {
             let waiting = Waiting { key, rows, bytes: 100, deadline: self.at(deadline_ms), request };
             self.batcher.push(waiting, self.start).map_err(|(reason, _)| reason)
         }

@@ -69,7 +69,11 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > MESSAGE_LIMIT {
-            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT - '…'.len_utf8()));
+            let mut end = MESSAGE_LIMIT - '…'.len_utf8();
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
             message.push('…');
         }
         Self { kind, message, field: None, retry_after: None, source: None }
@@ -120,7 +124,8 @@ impl Error {
     /// The refusal of a server that is going away.
     #[must_use]
     pub fn shutting_down() -> Self {
-        Self::new(ErrorKind::ShuttingDown, "the server is shutting down").with_retry_after(Duration::from_secs(1))
+        Self::new(ErrorKind::ShuttingDown, "the server is shutting down")
+            .with_retry_after(Duration::from_secs(1))
     }
 
     /// What went wrong.

@@ -6,7 +6,6 @@
 //! Data flows one way, and answers come back as values: [`server`] → [`repository`] → [`scheduler`]
 //! ([`batcher`]) → [`executor`] → [`onnx`].
 
-
 pub mod batcher;
 pub mod config;
 pub mod error;

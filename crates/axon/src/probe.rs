@@ -95,10 +95,12 @@ impl Findings {
 pub fn probe(signature: &Signature, executor: &mut dyn Executor) -> Findings {
     let mut maker = InputMaker::new();
     let mut not_run = None;
-    let found = maker
-        .find_runnable(signature, |inputs| executor.run(inputs).map_err(|error| not_run = Some(error)).is_ok());
+    let found = maker.find_runnable(signature, |inputs| {
+        executor.run(inputs).map_err(|error| not_run = Some(error)).is_ok()
+    });
     if !found {
-        let reason = not_run.map_or_else(|| "no inputs to try".to_owned(), |error| error.message().to_owned());
+        let reason =
+            not_run.map_or_else(|| "no inputs to try".to_owned(), |error| error.message().to_owned());
         let batchable = Batchable::No("the model could not be tried with made-up inputs".to_owned());
         return Findings { batchable, deterministic: None, curve: Vec::new(), not_run: Some(reason) };
     }
@@ -124,7 +126,9 @@ fn static_obstacle(signature: &Signature) -> Option<String> {
         let Some(shape) = &spec.shape else { return Some(format!("{side} `{name}` has no fixed rank")) };
         match shape.first() {
             None => return Some(format!("{side} `{name}` is a scalar")),
-            Some(Dimension::Fixed(size)) => return Some(format!("dimension 0 of {side} `{name}` is fixed at {size}")),
+            Some(Dimension::Fixed(size)) => {
+                return Some(format!("dimension 0 of {side} `{name}` is fixed at {size}"));
+            }
             Some(Dimension::Dynamic(name_of_rows)) if side == "input" => {
                 if *symbol.get_or_insert(name_of_rows) != name_of_rows {
                     return Some("the inputs name dimension 0 differently".to_owned());
@@ -179,7 +183,12 @@ impl Trial<'_> {
     }
 
     /// True when the row at `place` comes out as it does alone, bit for bit; false when it does within tolerance.
-    fn run_beside(&mut self, members: &[&Vec<Tensor>], place: usize, alone: &[Tensor]) -> Result<bool, String> {
+    fn run_beside(
+        &mut self,
+        members: &[&Vec<Tensor>],
+        place: usize,
+        alone: &[Tensor],
+    ) -> Result<bool, String> {
         let rows = members.len();
         let join = |index: usize| {
             let parts: Vec<&Tensor> = members.iter().filter_map(|member| member.get(index)).collect();
@@ -191,7 +200,8 @@ impl Trial<'_> {
         let mut bitwise = true;
         for ((output, alone), spec) in outputs.iter().zip(alone).zip(&self.signature.outputs) {
             let parts = split_rows(output, &vec![1; rows]);
-            let parts = parts.map_err(|_| format!("output `{}` does not have one row for each input row", spec.name))?;
+            let parts = parts
+                .map_err(|_| format!("output `{}` does not have one row for each input row", spec.name))?;
             match parts.get(place).map(|part| compare(part, alone)) {
                 Some(Comparison::Equal) => {}
                 Some(Comparison::Close) => bitwise = false,
@@ -213,7 +223,7 @@ impl Trial<'_> {
             if curve.last().is_some_and(|last| last.duration * 4 > left) {
                 break;
             }
-            let share = left / u32::try_from((max_rows / rows).ilog2() + 1).unwrap_or(1);
+            let share = left / ((max_rows / rows).ilog2() + 1);
             let Some(duration) = self.time(&inputs, share) else { break };
             curve.push(CurvePoint { rows, duration });
             rows *= 2;
@@ -266,18 +276,27 @@ fn compare(batched: &Tensor, alone: &Tensor) -> Comparison {
     let tolerance = tolerance(alone.datatype());
     let (Some(batched), Some(alone)) = (floats(batched), floats(alone)) else { return Comparison::Different };
     // Against the row's largest value: a tiny element beside large ones carries their rounding.
-    let scale = alone.iter().filter(|value| value.is_finite()).fold(0.0, |scale: f64, value| scale.max(value.abs()));
-    let close = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale;
+    let scale =
+        alone.iter().filter(|value| value.is_finite()).fold(0.0, |scale: f64, value| scale.max(value.abs()));
+    let close = |(a, b): (&f64, &f64)| {
+        a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale
+    };
     if same && batched.iter().zip(&alone).all(close) { Comparison::Close } else { Comparison::Different }
 }
 
 fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
     let tensor = tensor.clone().aligned();
     match tensor.datatype() {
-        DataType::Fp32 => tensor.as_slice::<f32>().map(|values| values.iter().map(|&value| value.into()).collect()),
+        DataType::Fp32 => {
+            tensor.as_slice::<f32>().map(|values| values.iter().map(|&value| value.into()).collect())
+        }
         DataType::Fp64 => tensor.as_slice::<f64>().map(<[f64]>::to_vec),
-        DataType::Fp16 => tensor.as_slice::<f16>().map(|values| values.iter().map(|&value| value.into()).collect()),
-        DataType::Bf16 => tensor.as_slice::<bf16>().map(|values| values.iter().map(|&value| value.into()).collect()),
+        DataType::Fp16 => {
+            tensor.as_slice::<f16>().map(|values| values.iter().map(|&value| value.into()).collect())
+        }
+        DataType::Bf16 => {
+            tensor.as_slice::<bf16>().map(|values| values.iter().map(|&value| value.into()).collect())
+        }
         _ => None,
     }
 }
@@ -287,8 +306,10 @@ mod tests {
     use super::*;
     use crate::signature::TensorSpec;
 
-    /// A model in Rust: `x` [rows, 3] to `y`, by rows.
-    struct Model(fn(&[f32], usize) -> Vec<f32>);
+    /// From the values of `x` [rows, 3] and the rows, the values of `y`.
+    type Function = fn(&[f32], usize) -> Vec<f32>;
+
+    struct Model(Function);
 
     impl Executor for Model {
         fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -298,7 +319,7 @@ mod tests {
         }
     }
 
-    fn signature(first: Dimension) -> Signature {
+    fn signature(first: &Dimension) -> Signature {
         let spec = |name: &str| TensorSpec {
             name: name.to_owned(),
             datatype: DataType::Fp32,
@@ -307,8 +328,8 @@ mod tests {
         Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] }
     }
 
-    fn find(model: fn(&[f32], usize) -> Vec<f32>) -> Findings {
-        probe(&signature(Dimension::Dynamic(Some("batch".to_owned()))), &mut Model(model))
+    fn find(model: Function) -> Findings {
+        probe(&signature(&Dimension::Dynamic(Some("batch".to_owned()))), &mut Model(model))
     }
 
     #[test]
@@ -328,29 +349,36 @@ mod tests {
 
     #[test]
     fn rows_that_influence_each_other_are_not_batchable() {
-        let mixing: [fn(&[f32], usize) -> Vec<f32>; 4] = [
+        let mixing: [Function; 4] = [
             |values, _| {
                 let mean = values.iter().sum::<f32>() / values.len() as f32;
                 values.iter().map(|value| value - mean).collect()
             },
             // A later row depends on an earlier one only.
-            |values, _| (0..values.len()).map(|i| values[i] + if i < 3 { 0.0 } else { values[i - 3] }).collect(),
+            |values, _| {
+                (0..values.len()).map(|i| values[i] + if i < 3 { 0.0 } else { values[i - 3] }).collect()
+            },
             // Rows come out in reverse.
             |values, _| values.chunks(3).rev().flatten().copied().collect(),
             // A large neighbour takes the precision of a small one.
             |values, _| {
-                let scale = values.iter().filter(|value| !value.is_nan()).fold(0.0, |a: f32, b| a.max(b.abs())) / 127.0;
+                let scale =
+                    values.iter().filter(|value| !value.is_nan()).fold(0.0, |a: f32, b| a.max(b.abs()))
+                        / 127.0;
                 values.iter().map(|value| (value / scale).round() * scale).collect()
             },
         ];
         for model in mixing {
-            assert_eq!(find(model).batchable, Batchable::No("rows influence each other in output `y`".to_owned()));
+            assert_eq!(
+                find(model).batchable,
+                Batchable::No("rows influence each other in output `y`".to_owned())
+            );
         }
     }
 
     #[test]
     fn a_fixed_batch_is_not_batchable() {
-        let findings = probe(&signature(Dimension::Fixed(1)), &mut Model(|values, _| values.to_vec()));
+        let findings = probe(&signature(&Dimension::Fixed(1)), &mut Model(|values, _| values.to_vec()));
         assert_eq!(findings.batchable, Batchable::No("dimension 0 of input `x` is fixed at 1".to_owned()));
         assert_eq!(findings.curve.len(), 1);
     }
@@ -370,7 +398,8 @@ mod tests {
                 duration: Duration::from_micros(micros),
             });
             let batchable = Batchable::Yes { bitwise: true };
-            let findings = Findings { batchable, deterministic: Some(true), curve: curve.collect(), not_run: None };
+            let findings =
+                Findings { batchable, deterministic: Some(true), curve: curve.collect(), not_run: None };
             assert_eq!(findings.knee(), expected, "{durations_us:?}");
         };
         check(&[], 1);

@@ -123,7 +123,10 @@ impl ModelRepository {
             version,
             state: state.clone(),
         };
-        models.iter().flat_map(|(name, versions)| versions.iter().map(|version| entry(name, version))).collect()
+        models
+            .iter()
+            .flat_map(|(name, versions)| versions.iter().map(|version| entry(name, version)))
+            .collect()
     }
 
     /// A lease on a version that is ready: `version`, or the newest. An empty name is the only model.

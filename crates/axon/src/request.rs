@@ -71,7 +71,13 @@ pub struct InferenceRequest {
 impl InferenceRequest {
     /// A question to the only model of the server, for all its outputs.
     pub fn new(inputs: impl Into<Inputs>) -> Self {
-        Self { model: String::new(), version: None, inputs: inputs.into(), outputs: Vec::new(), timeout: None }
+        Self {
+            model: String::new(),
+            version: None,
+            inputs: inputs.into(),
+            outputs: Vec::new(),
+            timeout: None,
+        }
     }
 
     /// The same question to `model`.

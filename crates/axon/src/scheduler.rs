@@ -205,15 +205,27 @@ impl Scheduler {
         match reason {
             Rejected::QueueFull | Rejected::QueueBytesFull => {
                 let bound = match reason {
-                    Rejected::QueueFull => format!("{waiting} requests wait, max_queue_size is {}", limits.max_queue_size),
-                    _ => format!("{waiting} requests wait, their inputs reach max_queue_bytes {}", limits.max_queue_bytes),
+                    Rejected::QueueFull => {
+                        format!("{waiting} requests wait, max_queue_size is {}", limits.max_queue_size)
+                    }
+                    _ => format!(
+                        "{waiting} requests wait, their inputs reach max_queue_bytes {}",
+                        limits.max_queue_bytes
+                    ),
                 };
                 let batches = waiting.div_ceil(limits.max_batch_rows.get());
-                let wait = self.shared.config.batch_duration.saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX));
+                let wait = self
+                    .shared
+                    .config
+                    .batch_duration
+                    .saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX));
                 let retry_after = wait.clamp(Duration::from_millis(100), Duration::from_secs(10));
-                Error::new(ErrorKind::Overloaded, format!("the queue is full: {bound}")).with_retry_after(retry_after)
+                Error::new(ErrorKind::Overloaded, format!("the queue is full: {bound}"))
+                    .with_retry_after(retry_after)
             }
-            Rejected::Expired => Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already"),
+            Rejected::Expired => {
+                Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already")
+            }
             Rejected::Closed => Error::shutting_down(),
         }
     }

@@ -120,7 +120,8 @@ impl InferenceServer {
     /// As for [`InferenceServer::open`].
     pub fn open_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
         let (server, found) = Self::announce(path, config)?;
-        server.load_all(&found);
+        // Each failure has become its model's state, and was logged.
+        let _ = server.load_all(&found);
         Ok(server)
     }
 
@@ -143,6 +144,7 @@ impl InferenceServer {
     }
 
     /// Loads what was found, one after the other; failures become the models' states. Returns how many failed.
+    #[must_use = "the server is not ready while models fail"]
     pub fn load_all(&self, found: &[Found]) -> usize {
         let to_load = found.iter().take_while(|_| !self.is_stopping());
         let failed = to_load.filter(|one| self.load_one(one).is_err()).count();
@@ -240,7 +242,8 @@ impl InferenceServer {
             return Err(NotReady::Loading);
         }
         let failed = self.models().into_iter().filter(|entry| !matches!(entry.state, State::Ready(_)));
-        let failed: Vec<String> = failed.map(|entry| format!("{} version {}", entry.name, entry.version)).collect();
+        let failed: Vec<String> =
+            failed.map(|entry| format!("{} version {}", entry.name, entry.version)).collect();
         if failed.is_empty() { Ok(()) } else { Err(NotReady::Failed(failed)) }
     }
 

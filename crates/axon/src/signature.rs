@@ -202,7 +202,12 @@ fn check_tensor(spec: &TensorSpec, position: usize, tensor: &Tensor) -> Result<(
     if tensor.datatype() != spec.datatype {
         return Err(Error::invalid(
             format!("inputs[{position}].datatype"),
-            format_args!("expected {} for input {}, got {}", spec.datatype, Echo(&spec.name), tensor.datatype()),
+            format_args!(
+                "expected {} for input {}, got {}",
+                spec.datatype,
+                Echo(&spec.name),
+                tensor.datatype()
+            ),
         ));
     }
     let Some(dimensions) = &spec.shape else { return Ok(()) };
@@ -282,7 +287,8 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, dimensions: &[i64]) -> TensorSpec {
-        let dimension = |&size: &i64| usize::try_from(size).map_or(Dimension::Dynamic(None), Dimension::Fixed);
+        let dimension =
+            |&size: &i64| usize::try_from(size).map_or(Dimension::Dynamic(None), Dimension::Fixed);
         let shape = Some(dimensions.iter().map(dimension).collect());
         TensorSpec { name: name.to_owned(), datatype: DataType::Fp32, shape }
     }
@@ -305,8 +311,9 @@ mod tests {
 
     #[test]
     fn inputs_come_into_the_models_order() {
-        let admitted =
-            signature().admit(named(&[("b", &[2, 5]), ("a", &[2, 3])]), &["z".to_owned()], true, None).unwrap();
+        let admitted = signature()
+            .admit(named(&[("b", &[2, 5]), ("a", &[2, 3])]), &["z".to_owned()], true, None)
+            .unwrap();
         assert_eq!(&**admitted.inputs[0].shape(), &[2, 3]);
         assert_eq!((admitted.rows, &admitted.key[..], admitted.outputs), (2, &[5][..], Some(vec![1])));
     }

@@ -36,7 +36,8 @@ impl MemoryMut {
     }
 
     fn layout(length: usize) -> Layout {
-        Layout::from_size_align(length, ALIGNMENT).expect("no slice is longer than isize::MAX less one cache line")
+        Layout::from_size_align(length, ALIGNMENT)
+            .expect("no slice is longer than isize::MAX less one cache line")
     }
 
     /// The same bytes, no longer writable and cheap to clone.
@@ -186,15 +187,17 @@ mod tests {
         }
     }
 
+    struct Owned(Vec<u8>, #[expect(dead_code, reason = "counts references")] Arc<()>);
+
+    impl AsRef<[u8]> for Owned {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
     #[test]
     fn a_slice_keeps_its_owner_alive() {
         let owner = Arc::new(());
-        struct Owned(Vec<u8>, #[expect(dead_code, reason = "counts references")] Arc<()>);
-        impl AsRef<[u8]> for Owned {
-            fn as_ref(&self) -> &[u8] {
-                &self.0
-            }
-        }
         let memory = Memory::from_owner(Owned(vec![1, 2, 3, 4], owner.clone()));
         let slice = memory.slice(1..3);
         drop(memory);

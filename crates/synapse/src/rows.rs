@@ -113,7 +113,10 @@ mod tests {
         check(vec![numbers(5, 0)]);
         let strings = |elements: &[&str]| Tensor::from_elements(&[elements.len()], elements).unwrap();
         check(vec![strings(&["", "a"]), strings(&["long one", "b", ""]), strings(&[])]);
-        check(vec![Tensor::from_vec(&[2], vec![true, false]).unwrap(), Tensor::from_vec(&[1], vec![true]).unwrap()]);
+        check(vec![
+            Tensor::from_vec(&[2], vec![true, false]).unwrap(),
+            Tensor::from_vec(&[1], vec![true]).unwrap(),
+        ]);
     }
 
     #[test]

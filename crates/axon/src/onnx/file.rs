@@ -31,9 +31,31 @@ pub struct ModelFile {
 #[must_use]
 pub fn element_type_name(number: u64) -> &'static str {
     const NAMES: [&str; 25] = [
-        "undefined", "float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16",
-        "double", "uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz",
-        "float8e5m2", "float8e5m2fnuz", "uint4", "int4", "float4e2m1", "float8e8m0",
+        "undefined",
+        "float",
+        "uint8",
+        "int8",
+        "uint16",
+        "int16",
+        "int32",
+        "int64",
+        "string",
+        "bool",
+        "float16",
+        "double",
+        "uint32",
+        "uint64",
+        "complex64",
+        "complex128",
+        "bfloat16",
+        "float8e4m3fn",
+        "float8e4m3fnuz",
+        "float8e5m2",
+        "float8e5m2fnuz",
+        "uint4",
+        "int4",
+        "float4e2m1",
+        "float8e8m0",
     ];
     usize::try_from(number).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("unknown")
 }
@@ -49,7 +71,8 @@ impl ModelFile {
     /// element type that the protocol does not have.
     pub fn read(path: &Path) -> Result<Self> {
         let unreadable = |error: io::Error| {
-            Error::new(ErrorKind::InvalidModel, format!("cannot read the model file: {}", error.kind())).with_source(error)
+            Error::new(ErrorKind::InvalidModel, format!("cannot read the model file: {}", error.kind()))
+                .with_source(error)
         };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
@@ -65,9 +88,10 @@ impl ModelFile {
         let mut graph = false;
         let not_onnx = |problem: Problem| match problem {
             Problem::Refused(error) => error,
-            Problem::Encoding(at) => {
-                Error::new(ErrorKind::InvalidModel, format!("not an ONNX protobuf: invalid encoding at byte {at}"))
-            }
+            Problem::Encoding(at) => Error::new(
+                ErrorKind::InvalidModel,
+                format!("not an ONNX protobuf: invalid encoding at byte {at}"),
+            ),
         };
         while reader.position < size {
             let field = reader.field(size).map_err(not_onnx)?;
@@ -91,7 +115,11 @@ impl ModelFile {
                 Field { .. } => {}
             }
         }
-        if graph { Ok(outline) } else { Err(Error::new(ErrorKind::InvalidModel, "not an ONNX protobuf: no graph")) }
+        if graph {
+            Ok(outline)
+        } else {
+            Err(Error::new(ErrorKind::InvalidModel, "not an ONNX protobuf: no graph"))
+        }
     }
 
     /// `GraphProto`: `initializer` 5, `input` 11, `output` 12.
@@ -277,7 +305,8 @@ impl ValueInfo {
         let Some(tensor) = tensor else { return Self { name, element: None, dynamic_rows: true } };
         let element = fields(tensor).find(|&(number, _, _)| number == 1).map(|(_, value, _)| value);
         let dynamic_rows = nested(tensor, 2).is_none_or(|shape| {
-            let dimensions = fields(shape).filter(|&(number, _, _)| number == 1).map(|(_, _, dimension)| dimension);
+            let dimensions =
+                fields(shape).filter(|&(number, _, _)| number == 1).map(|(_, _, dimension)| dimension);
             let is_fixed = |dimension| fields(dimension).any(|(number, _, _)| number == 1);
             dimensions.skip(1).any(|dimension| !is_fixed(dimension))
         });
@@ -315,7 +344,8 @@ mod tests {
     #[test]
     fn the_outline_is_read() {
         let graph = [message(5, &message(8, b"w")), info(11, 1, &[0, 3]), info(12, 7, &[0])].concat();
-        let model = [number(1, 8), message(2, b"me"), message(7, &graph), message(8, &number(2, 17))].concat();
+        let model =
+            [number(1, 8), message(2, b"me"), message(7, &graph), message(8, &number(2, 17))].concat();
         let outline = parse(&model).unwrap();
         assert_eq!((outline.opset, outline.producer.as_str(), outline.dynamic_rows), (17, "me", false));
         let dynamic = message(7, &info(11, 1, &[0, 0]));
@@ -330,7 +360,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_model_is_refused() {
-        for bytes in [&b""[..], b"hello world", b"PK\x03\x04", b"\x80\x04K\x01.", &[0xff; 64], &message(7, b"")[..1]] {
+        for bytes in
+            [&b""[..], b"hello world", b"PK\x03\x04", b"\x80\x04K\x01.", &[0xff; 64], &message(7, b"")[..1]]
+        {
             let error = parse(bytes).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidModel);
             assert!(error.message().starts_with("not an ONNX protobuf"), "{error}");

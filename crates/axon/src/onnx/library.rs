@@ -33,7 +33,8 @@ pub fn find_library() -> PathBuf {
     }
     let program = std::env::current_exe().and_then(std::fs::canonicalize).unwrap_or_default();
     let beside = program.parent().map(Path::to_owned).unwrap_or_default();
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let environments =
+        ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     environments
         .chain(beside.parent().map(Path::to_owned))
         .find_map(|environment| in_python_environment(&environment))
@@ -71,11 +72,11 @@ pub fn load_library(library: Option<&Path>) -> Result<()> {
     }
     let path = library.map_or_else(find_library, Path::to_owned);
     turn_telemetry_off();
+    let version = open(&path).map_err(|problem| cannot_load(&path, &problem))?;
     let builder = ort::init_from(&path).map_err(|error| cannot_load(&path, &error))?;
     builder.with_name("axon").with_telemetry(false).with_logger(Arc::new(log)).commit();
     let environment = Environment::current().map_err(|error| cannot_load(&path, &error))?;
     environment.set_log_level(LogLevel::Warning);
-    let version = version(&path).map_err(|error| cannot_load(&path, &error))?;
     tracing::debug!(library = %path.display(), version, "loaded ONNX Runtime");
     let _ = VERSION.set(version);
     *loaded = Some(path);
@@ -86,11 +87,10 @@ fn cannot_load(path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::InvalidModel,
         format!(
-            "cannot load ONNX Runtime 1.24 or newer from `{}`\nhint: `pip install onnxruntime`, or set {LIBRARY_VARIABLE} to libonnxruntime.so",
+            "cannot load ONNX Runtime 1.24 or newer from `{}`: {error}\nhint: `pip install onnxruntime`, or set {LIBRARY_VARIABLE} to libonnxruntime.so",
             path.display()
         ),
     )
-    .with_source(error)
 }
 
 fn turn_telemetry_off() {
@@ -102,17 +102,23 @@ fn turn_telemetry_off() {
     }
 }
 
-/// The version that the library itself reports; its build information does not always carry it.
-fn version(path: &Path) -> Result<String, libloading::Error> {
+/// Opens the library, for good, and returns the version that it reports; its build information does not always carry
+/// one. It is opened here first because `ort` cannot be asked again after it failed to open a library.
+fn open(path: &Path) -> Result<String, String> {
     type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
-    // SAFETY: `ort` has just loaded this very library, so that no initialiser runs here; the symbol's type is that of
-    // onnxruntime_c_api.h, whose first struct has not changed since version 1.0.
+    // SAFETY: running the library's initialisers is what its user asks for by naming it; the symbol's type is that of
+    // `onnxruntime_c_api.h`, whose first struct has not changed since version 1.0.
     let version = unsafe {
-        let library = libloading::Library::new(path)?;
-        let base = library.get::<GetApiBase>(b"OrtGetApiBase")?();
-        std::ffi::CStr::from_ptr(((*base).GetVersionString)())
+        let library = libloading::Library::new(path).map_err(|error| error.to_string())?;
+        let get_base = *library.get::<GetApiBase>(b"OrtGetApiBase").map_err(|error| error.to_string())?;
+        std::mem::forget(library);
+        std::ffi::CStr::from_ptr(((*get_base()).GetVersionString)()).to_string_lossy().into_owned()
     };
-    Ok(version.to_string_lossy().into_owned())
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(1), Some(minor)) if minor >= ort::MINOR_VERSION => Ok(version),
+        _ => Err(format!("its version is {version}")),
+    }
 }
 
 /// ONNX Runtime's own messages. Its errors come back as values too and are logged by whoever handles them; here
@@ -125,6 +131,8 @@ fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str
         LogLevel::Warning | LogLevel::Error => {
             tracing::debug!(target: "onnxruntime", category, location, "{}", message.escape_debug());
         }
-        LogLevel::Fatal => tracing::error!(target: "onnxruntime", category, location, "{}", message.escape_debug()),
+        LogLevel::Fatal => {
+            tracing::error!(target: "onnxruntime", category, location, "{}", message.escape_debug());
+        }
     }
 }

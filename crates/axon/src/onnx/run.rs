@@ -21,7 +21,8 @@ impl Session {
     pub fn run(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let inputs: Vec<Tensor> = inputs.iter().map(|tensor| tensor.clone().aligned()).collect();
         let values = inputs.iter().map(Value::borrowing).collect::<ort::Result<Vec<_>>>().map_err(failed)?;
-        let input_pointers: Vec<*const sys::OrtValue> = values.iter().map(|value| value.0.cast_const()).collect();
+        let input_pointers: Vec<*const sys::OrtValue> =
+            values.iter().map(|value| value.0.cast_const()).collect();
         let input_names: Vec<_> = self.input_names.iter().map(|name| name.as_ptr()).collect();
         let output_names: Vec<_> = self.output_names.iter().map(|name| name.as_ptr()).collect();
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
@@ -30,7 +31,7 @@ impl Session {
         // tensors that they borrow outlive the call; a null output asks ONNX Runtime to allocate it.
         let status = unsafe {
             (ort::api().Run)(
-                self.session.ptr().cast_mut(),
+                self.inner.ptr().cast_mut(),
                 ptr::null(),
                 input_names.as_ptr(),
                 input_pointers.as_ptr(),
@@ -43,7 +44,8 @@ impl Session {
         let outputs: Vec<Value> = outputs.into_iter().map(Value).collect();
         check(status).map_err(failed)?;
         let specs = &self.signature().outputs;
-        let tensors = outputs.into_iter().zip(specs).map(|(value, spec)| value.into_tensor(spec.datatype, self));
+        let tensors =
+            outputs.into_iter().zip(specs).map(|(value, spec)| value.into_tensor(spec.datatype, self));
         tensors.collect()
     }
 }
@@ -66,7 +68,8 @@ impl Drop for Value {
 impl Value {
     /// A value over the tensor's own memory; strings are copied, because ONNX Runtime owns its strings.
     fn borrowing(tensor: &Tensor) -> ort::Result<Self> {
-        let dimensions: Vec<i64> = tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
+        let dimensions: Vec<i64> =
+            tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
         if tensor.datatype() == DataType::Bytes {
             return Self::strings(tensor, &dimensions);
         }
@@ -107,7 +110,12 @@ impl Value {
             let mut buffer = ptr::null_mut();
             // SAFETY: `index` is below the element count (`Tensor`'s invariant); the buffer has the length asked for.
             unsafe {
-                check((api.GetResizedStringTensorElementBuffer)(value.0, index, element.len(), &raw mut buffer))?;
+                check((api.GetResizedStringTensorElementBuffer)(
+                    value.0,
+                    index,
+                    element.len(),
+                    &raw mut buffer,
+                ))?;
                 ptr::copy_nonoverlapping(element.as_ptr(), buffer.cast(), element.len());
             }
         }
@@ -242,7 +250,9 @@ fn failed(error: ort::Error) -> Error {
         _ => ErrorKind::ExecutionFailed,
     };
     let error_for_caller = match kind {
-        ErrorKind::InvalidRequest => Error::invalid("inputs", format_args!("the model refused the values: {message}")),
+        ErrorKind::InvalidRequest => {
+            Error::invalid("inputs", format_args!("the model refused the values: {message}"))
+        }
         _ => Error::new(kind, format!("the model failed to run: {message}")),
     };
     error_for_caller.with_source(error.message().escape_debug())
@@ -252,9 +262,11 @@ fn failed(error: ort::Error) -> Error {
 pub(super) fn sanitize(message: &str) -> String {
     let text = message.rsplit_once("Status Message: ").map_or(message, |(_, text)| text);
     let text = text.lines().next().unwrap_or_default().trim();
-    let internal = |word: &str| word.contains('/') || word.contains(".cc") || word.contains("0x") || word.contains("::");
+    let internal =
+        |word: &str| word.contains('/') || word.contains(".cc") || word.contains("0x") || word.contains("::");
     let words: Vec<&str> = text.split_whitespace().filter(|word| !internal(word)).collect();
-    let text: String = words.join(" ").chars().filter(|character| !character.is_control()).take(400).collect();
+    let text: String =
+        words.join(" ").chars().filter(|character| !character.is_control()).take(400).collect();
     if text.is_empty() { "no reason given".to_owned() } else { text }
 }
 

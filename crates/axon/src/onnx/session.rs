@@ -34,7 +34,7 @@ pub struct SessionOptions {
 
 /// One loaded copy of a model. Any number of threads may run it at once on the CPU.
 pub struct Session {
-    pub(super) session: ort::session::Session,
+    pub(super) inner: ort::session::Session,
     pub(super) input_names: Vec<CString>,
     pub(super) output_names: Vec<CString>,
     signature: Signature,
@@ -61,7 +61,7 @@ impl Session {
         };
         let input_names = names(&signature.inputs).map_err(Error::internal)?;
         let output_names = names(&signature.outputs).map_err(Error::internal)?;
-        Ok(Arc::new(Self { session, input_names, output_names, signature }))
+        Ok(Arc::new(Self { inner: session, input_names, output_names, signature }))
     }
 
     /// What the model takes and gives.
@@ -141,7 +141,8 @@ fn read_spec(session: &ort::session::Session, side: Side, index: usize) -> Resul
             format_args!("expected a tensor of a type that the protocol has, got {what}"),
         )
     };
-    let tensor = info.tensor().map_err(Error::internal)?.ok_or_else(|| unservable("a sequence, map or optional"))?;
+    let tensor =
+        info.tensor().map_err(Error::internal)?.ok_or_else(|| unservable("a sequence, map or optional"))?;
     let datatype = tensor.datatype().map_err(Error::internal)?;
     let datatype = datatype.ok_or_else(|| unservable("a tensor of another element type"))?;
     let shape = tensor.shape().map_err(Error::internal)?;
@@ -254,7 +255,7 @@ unsafe fn symbol(name: *const c_char) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// The protocol's type for an `ONNXTensorElementDataType`. **Source:** onnxruntime_c_api.h.
+/// The protocol's type for an `ONNXTensorElementDataType`. **Source:** `onnxruntime_c_api.h`.
 fn datatype_of(element: i32) -> Option<DataType> {
     Some(match element {
         1 => DataType::Fp32,

@@ -85,17 +85,33 @@ impl InputMaker {
         let tensor = match spec.datatype {
             DataType::Bool => Tensor::from_vec(&shape, self.fill(count, |random| random & 1 == 1)),
             DataType::Uint8 => Tensor::from_vec(&shape, self.fill(count, |random| u8::from(random & 1 == 1))),
-            DataType::Uint16 => Tensor::from_vec(&shape, self.fill(count, |random| u16::from(random & 1 == 1))),
-            DataType::Uint32 => Tensor::from_vec(&shape, self.fill(count, |random| u32::from(random & 1 == 1))),
+            DataType::Uint16 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| u16::from(random & 1 == 1)))
+            }
+            DataType::Uint32 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| u32::from(random & 1 == 1)))
+            }
             DataType::Uint64 => Tensor::from_vec(&shape, self.fill(count, |random| random & 1)),
             DataType::Int8 => Tensor::from_vec(&shape, self.fill(count, |random| i8::from(random & 1 == 1))),
-            DataType::Int16 => Tensor::from_vec(&shape, self.fill(count, |random| i16::from(random & 1 == 1))),
-            DataType::Int32 => Tensor::from_vec(&shape, self.fill(count, |random| i32::from(random & 1 == 1))),
-            DataType::Int64 => Tensor::from_vec(&shape, self.fill(count, |random| i64::from(random & 1 == 1))),
-            DataType::Fp16 => Tensor::from_vec(&shape, self.fill(count, |random| f16::from_f32(float(random, fill)))),
-            DataType::Bf16 => Tensor::from_vec(&shape, self.fill(count, |random| bf16::from_f32(float(random, fill)))),
+            DataType::Int16 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| i16::from(random & 1 == 1)))
+            }
+            DataType::Int32 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| i32::from(random & 1 == 1)))
+            }
+            DataType::Int64 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| i64::from(random & 1 == 1)))
+            }
+            DataType::Fp16 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| f16::from_f32(float(random, fill))))
+            }
+            DataType::Bf16 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| bf16::from_f32(float(random, fill))))
+            }
             DataType::Fp32 => Tensor::from_vec(&shape, self.fill(count, |random| float(random, fill))),
-            DataType::Fp64 => Tensor::from_vec(&shape, self.fill(count, |random| f64::from(float(random, fill)))),
+            DataType::Fp64 => {
+                Tensor::from_vec(&shape, self.fill(count, |random| f64::from(float(random, fill))))
+            }
             DataType::Bytes => {
                 let elements = self.fill(count, |random| format!("{:x}", random & 0xffff));
                 Tensor::from_elements(&shape, &elements)

@@ -46,14 +46,10 @@ impl Plan {
         };
         let instances = config.instances.map_or(chosen, NonZeroUsize::get);
         let instances = if config.device == Device::Cuda { 1 } else { instances.min(cores.get()) };
-        let batched = matches!(findings.batchable, Batchable::Yes { .. }) && config.batching == Batching::Auto;
+        let batched =
+            matches!(findings.batchable, Batchable::Yes { .. }) && config.batching == Batching::Auto;
         let knee = NonZeroUsize::new(findings.knee()).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            instances,
-            threads: 1,
-            max_batch_rows: if batched { knee } else { NonZeroUsize::MIN },
-            arena,
-        }
+        Self { instances, threads: 1, max_batch_rows: if batched { knee } else { NonZeroUsize::MIN }, arena }
     }
 }
 
@@ -75,14 +71,24 @@ impl Model {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served.
-    pub fn load(name: &str, version: u64, path: &Path, config: &ModelConfig, timer: &Arc<Timer>) -> Result<Self> {
+    pub fn load(
+        name: &str,
+        version: u64,
+        path: &Path,
+        config: &ModelConfig,
+        timer: &Arc<Timer>,
+    ) -> Result<Self> {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
         let session = Session::load(path, SessionOptions { device: config.device, threads: 1, arena })?;
         let signature = session.signature().clone();
         let findings = probe(&signature, &mut Arc::clone(&session));
         if let Some(reason) = &findings.not_run {
-            tracing::warn!(model = name, version, "the model failed on made-up inputs, so it is not batched: {reason}");
+            tracing::warn!(
+                model = name,
+                version,
+                "the model failed on made-up inputs, so it is not batched: {reason}"
+            );
         }
         let plan = Plan::choose(config, &findings, arena, granted_cores());
         let limits = Limits {
@@ -90,12 +96,15 @@ impl Model {
             max_queue_size: config.max_queue_size,
             max_queue_bytes: config.max_queue_bytes,
         };
-        let batch_duration = findings.curve.iter().rev().find(|point| point.rows <= plan.max_batch_rows.get());
+        let batch_duration =
+            findings.curve.iter().rev().find(|point| point.rows <= plan.max_batch_rows.get());
         let scheduler_config = SchedulerConfig {
             limits,
-            batch_duration: batch_duration.map_or(Duration::ZERO, |point| point.duration / u32::try_from(plan.instances).unwrap_or(1)),
+            batch_duration: batch_duration
+                .map_or(Duration::ZERO, |point| point.duration / u32::try_from(plan.instances).unwrap_or(1)),
         };
-        let executors = (0..plan.instances).map(|_| Box::new(Arc::clone(&session)) as Box<dyn Executor>).collect();
+        let executors =
+            (0..plan.instances).map(|_| Box::new(Arc::clone(&session)) as Box<dyn Executor>).collect();
         let statistics = Arc::new(ModelStatistics::default());
         let scheduler =
             Scheduler::start(name, scheduler_config, executors, Arc::clone(&statistics), Arc::clone(timer))?;

@@ -34,7 +34,10 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     Err(Error::invalid(
         "model_name",
-        format_args!("expected 1 to {MAX_NAME} of a-z A-Z 0-9 _ . - beginning with none of `.-`, got {}", Echo(name)),
+        format_args!(
+            "expected 1 to {MAX_NAME} of a-z A-Z 0-9 _ . - beginning with none of `.-`, got {}",
+            Echo(name)
+        ),
     ))
 }
 
@@ -73,7 +76,11 @@ pub fn scan(path: &Path) -> Result<Vec<Found>> {
         if let Some(first) = found.get_mut(&key) {
             first.path = Err(Error::new(
                 ErrorKind::InvalidModel,
-                format!("model {} version {} is here twice: as a file and as a folder", Echo(&one.name), one.version),
+                format!(
+                    "model {} version {} is here twice: as a file and as a folder",
+                    Echo(&one.name),
+                    one.version
+                ),
             ));
             continue;
         }
@@ -114,7 +121,8 @@ fn versions(folder: &Path) -> Vec<(u64, PathBuf)> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let version = |path: PathBuf| {
         let name = path.file_name()?.to_str()?;
-        let number: u64 = name.parse().ok().filter(|number| (1..=i64::MAX.unsigned_abs()).contains(number))?;
+        let number: u64 =
+            name.parse().ok().filter(|number| (1..=i64::MAX.unsigned_abs()).contains(number))?;
         (number.to_string() == name && path.is_dir()).then_some((number, path))
     };
     let mut versions: Vec<_> = entries.flatten().filter_map(|entry| version(entry.path())).collect();
@@ -147,7 +155,9 @@ mod tests {
         for name in ["digits", "_x", "a.b-c_1", &"x".repeat(128)] {
             assert!(check_name(name).is_ok(), "{name}");
         }
-        for name in ["", ".", "..", "../x", "..%2fx", "a/../b", "a\0b", "$(id)", ";id", " ..", "-x", &"x".repeat(129)] {
+        for name in
+            ["", ".", "..", "../x", "..%2fx", "a/../b", "a\0b", "$(id)", ";id", " ..", "-x", &"x".repeat(129)]
+        {
             assert_eq!(check_name(name).unwrap_err().field(), Some("model_name"), "{name}");
         }
     }
@@ -160,14 +170,24 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, b"").unwrap();
         };
-        for path in ["b.onnx", "a/1/model.onnx", "a/12/model.onnx", "a/01/model.onnx", "a/abc/model.onnx", "a/0/model.onnx"] {
+        for path in [
+            "b.onnx",
+            "a/1/model.onnx",
+            "a/12/model.onnx",
+            "a/01/model.onnx",
+            "a/abc/model.onnx",
+            "a/0/model.onnx",
+        ] {
             touch(path);
         }
-        for path in ["c/1/other.onnx", "notes.txt", "empty/readme", "bad name.onnx", "b/1/model.onnx", ".hidden.onnx"] {
+        for path in
+            ["c/1/other.onnx", "notes.txt", "empty/readme", "bad name.onnx", "b/1/model.onnx", ".hidden.onnx"]
+        {
             touch(path);
         }
         let found = scan(&root).unwrap();
-        let summary: Vec<_> = found.iter().map(|one| (one.name.as_str(), one.version, one.path.is_ok())).collect();
+        let summary: Vec<_> =
+            found.iter().map(|one| (one.name.as_str(), one.version, one.path.is_ok())).collect();
         std::fs::remove_dir_all(&root).unwrap();
         assert_eq!(summary, [("a", 1, true), ("a", 12, true), ("b", 1, false), ("c", 1, false)]);
         assert_eq!(scan(&root).unwrap_err().kind(), ErrorKind::InvalidModel);

@@ -101,7 +101,10 @@ fn run_together(
     let mut answers: Vec<Output> = batch
         .requests
         .iter()
-        .map(|request| Output { tensors: Vec::with_capacity(outputs.len()), timing: timing(request, compute) })
+        .map(|request| Output {
+            tensors: Vec::with_capacity(outputs.len()),
+            timing: timing(request, compute),
+        })
         .collect();
     for output in &outputs {
         let parts = split_rows(output, &counts).map_err(Error::internal)?;

@@ -48,7 +48,8 @@ impl Fixture {
         let statistics = Arc::new(ModelStatistics::default());
         let executor = Box::new(Gated { started: started_sender, leave: leave_receiver });
         let timer = Timer::start().unwrap();
-        let scheduler = Scheduler::start("test", config, vec![executor], Arc::clone(&statistics), timer).unwrap();
+        let scheduler =
+            Scheduler::start("test", config, vec![executor], Arc::clone(&statistics), timer).unwrap();
         Self { scheduler: Arc::new(scheduler), started, leave, statistics }
     }
 
