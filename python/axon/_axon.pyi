@@ -1,7 +1,8 @@
-"""The native module. Private: its users are the modules of the package."""
+# The native module. Private: its users are the modules of the package.
 
-from collections.abc import Buffer as _BufferProtocol
 from typing import Any, TypeAlias, TypedDict, final
+
+__all__ = ["Buffer", "Completions", "Server", "__version__", "close_all", "runtime_version", "serve"]
 
 NativeInput: TypeAlias = tuple[str | None, str, tuple[int, ...], Any]
 NativeOutput: TypeAlias = tuple[str, str, tuple[int, ...], Any]

@@ -112,6 +112,7 @@ impl Server {
             move |answer| slot.fill(answer)
         };
         let ticket = self.handle.server.submit(request, reply).or_raise(py)?;
+        ticket.wake();
         let answer = loop {
             if let Some(answer) = detached(py, || slot.wait(SIGNAL_CHECK)) {
                 break answer;
@@ -145,6 +146,7 @@ impl Server {
         // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
         let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
         let ticket = self.handle.server.submit(request, reply).or_raise(py)?;
+        ticket.wake();
         tickets.insert(token, ticket);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axon::repository::{Model, State};
-use axon::request::InferenceRequest;
+use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::{InferenceServer, NotReady};
 use axon::signature::TensorSpec;
 use axon::{Error, ErrorKind, Result};
@@ -15,8 +15,9 @@ use hyper::header::{
 };
 use hyper::{Request, Response, StatusCode, Version};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use crate::answers::Answers;
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded};
 use crate::route::{MAX_URI, ModelVerb, Route, route};
@@ -37,6 +38,7 @@ pub(crate) struct App {
     /// The most bytes of a body, as sent and decoded.
     pub body_limit: usize,
     pub in_flight: InFlight,
+    pub answers: Arc<Answers>,
 }
 
 /// Counts the requests that are being answered, so that a shutdown can wait for them.
@@ -148,8 +150,7 @@ async fn infer(
     let body = decode_content(headers, body, app.body_limit)?;
     let Decoded { inputs, outputs, timeout, id, format } = decode(app, headers, body, name, version)?;
     let request = InferenceRequest { model: name.to_owned(), version, inputs, outputs, timeout };
-    let response =
-        app.server.infer(request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
+    let response = ask(app, request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
     let encoded = codec::encode(&response, id.as_deref(), &format)?;
     let Some(header_length) = encoded.header_length else {
         return Ok(respond(StatusCode::OK, JSON, encoded.json.into()));
@@ -157,6 +158,13 @@ async fn infer(
     let mut response = respond(StatusCode::OK, BINARY, binary_frames(encoded.json, encoded.tensors));
     response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(header_length));
     Ok(response)
+}
+
+async fn ask(app: &App, request: InferenceRequest) -> Result<InferenceResponse> {
+    let (sender, receiver) = oneshot::channel();
+    let answers = Arc::clone(&app.answers);
+    let ticket = app.server.submit(request, move |answer| answers.push(sender, answer))?;
+    ticket.finish(receiver).await
 }
 
 /// The JSON part and the tensors; small ones as one copy, large ones as they lie in memory.

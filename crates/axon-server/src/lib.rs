@@ -4,6 +4,7 @@
 //! signal are arguments, and every limit and timer of a connection is the server's own (`connection`).
 
 pub mod announce;
+mod answers;
 mod body;
 pub mod codec;
 mod connection;

@@ -13,7 +13,7 @@ use clap::Parser;
 /// Serves ONNX models over the Open Inference Protocol.
 ///
 /// ONNX Runtime's library (1.24 or newer) is found by `ORT_DYLIB_PATH`, in the Python environment that is active or that
-/// this program is installed in, beside this program, or by the system's loader.
+/// this program is installed in, beside this program, in `.venv` here, or by the system's loader.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {

@@ -12,6 +12,7 @@ use axon::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::answers::Answers;
 use crate::connection::{self, Connections};
 use crate::handler::{App, InFlight};
 use crate::{announce, signals};
@@ -77,6 +78,12 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
         let stop = signals::first_of_interrupt_and_terminate()
             .map_err(|error| ServeError::Model(Error::internal(error)))?;
         let listener = bind(options.host, options.http_port).await?;
+        if !options.host.is_loopback() {
+            tracing::warn!(
+                "listening on {}: whoever reaches it can use the models, nobody is asked who they are",
+                options.host
+            );
+        }
         let is_file = options.path.is_file();
         let (server, found) =
             InferenceServer::announce(&options.path, options.config).map_err(ServeError::Model)?;
@@ -174,8 +181,14 @@ async fn load_in_background(
 
 /// Serves on `listener` until `stop` resolves; then is not ready, answers what has come, and closes the models.
 pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Future<Output = ()>) {
-    let app =
-        Arc::new(App { server: server.clone(), body_limit: BODY_LIMIT, in_flight: InFlight::default() });
+    let answers = Arc::new(Answers::default());
+    let app = Arc::new(App {
+        server: server.clone(),
+        body_limit: BODY_LIMIT,
+        in_flight: InFlight::default(),
+        answers: Arc::clone(&answers),
+    });
+    let delivering = tokio::spawn(async move { answers.deliver().await });
     let connections = Connections::new(connection_limit());
     let (finish, finishing) = watch::channel(false);
     {
@@ -203,6 +216,8 @@ pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Fu
     drop(listener);
     finish.send_replace(true);
     let _ = tokio::time::timeout(FLUSH_LIMIT, connections.wait_for_none()).await;
+    // Everything in flight has been answered, or has had its time.
+    delivering.abort();
     let closed = tokio::task::spawn_blocking(move || server.close()).await;
     if let Err(error) = closed {
         tracing::error!("closing the models failed: {error}");

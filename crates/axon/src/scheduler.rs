@@ -169,7 +169,8 @@ impl Scheduler {
         Ok(scheduler)
     }
 
-    /// Queues a request that waits for `timeout` at most.
+    /// Queues a request that waits for `timeout` at most. Call [`Scheduler::wake`] after it; an event loop does so
+    /// once it has queued what else has come meanwhile, so that requests that came together run together.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] when the queue is full, [`ErrorKind::ShuttingDown`] after [`Scheduler::close`];
@@ -183,9 +184,7 @@ impl Scheduler {
         let mut state = self.shared.lock();
         match state.batcher.push(waiting, now) {
             Ok(id) => {
-                if state.idle > 0 {
-                    self.shared.work.notify_one();
-                } else {
+                if state.idle == 0 {
                     timer::arm(&self.shared, &mut state);
                 }
                 Ok(id)
@@ -197,6 +196,14 @@ impl Scheduler {
                 self.shared.statistics.fail.add(Duration::ZERO);
                 Err(self.rejection(reason, waiting))
             }
+        }
+    }
+
+    /// Wakes an idle instance when requests wait.
+    pub fn wake(&self) {
+        let state = self.shared.lock();
+        if state.idle > 0 && !state.batcher.is_empty() {
+            self.shared.work.notify_one();
         }
     }
 

@@ -159,17 +159,15 @@ impl InferenceServer {
     /// Asks a model. Dropping the future takes the request out of the queue.
     ///
     /// # Errors
-    /// The kinds of `docs/errors.md`; the message names the field that is wrong.
+    /// Any [`ErrorKind`]; the message names the field that is wrong.
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let (sender, receiver) = oneshot::channel();
         let ticket = self.submit(request.into(), move |answer| drop(sender.send(answer)))?;
-        let mut guard = CancelOnDrop(Some(ticket));
-        let answer = receiver.await;
-        guard.0 = None;
-        answer.map_err(Error::internal)?
+        ticket.finish(receiver).await
     }
 
-    /// Asks a model; `reply` is called once with the answer, on another thread, and must not block.
+    /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the
+    /// answer, on another thread, and must not block.
     ///
     /// # Errors
     /// When the request is refused at arrival; `reply` is then not called.
@@ -265,16 +263,6 @@ impl InferenceServer {
         // In a forked child there are no threads to join.
         if self.inner.process == std::process::id() {
             self.inner.repository.close(DRAIN_LIMIT);
-        }
-    }
-}
-
-struct CancelOnDrop(Option<Ticket>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.0.take() {
-            ticket.cancel();
         }
     }
 }

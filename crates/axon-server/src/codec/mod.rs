@@ -1,33 +1,75 @@
-//! STUB to be replaced
-use axon::Result;
-use axon::request::*;
-use bytes::Bytes;
+//! The bodies of inference requests and responses: bytes in, values out.
+//!
+//! Reads the protocol's JSON with its binary tensor extension straight into tensors, without a tree of values in
+//! between, and writes the answer. It knows no model: names, types and shapes are compared with a signature
+//! elsewhere. No I/O.
+//!
+//! Always: no input makes it panic or recurse; memory grows with the bytes received, not with the shapes
+//! declared; an error names the field, what was expected and what came.
+//!
+//! **Source:** Open Inference Protocol, "Inference"; Triton's extensions "binary tensor data", "classification",
+//! "parameters".
+
+mod binary;
+mod classify;
+mod content;
+mod data;
+mod decode;
+mod encode;
+mod field;
+mod number;
+mod parameters;
+mod scan;
+mod string;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
+
+use axon::request::Inputs;
+
+pub use binary::{decode_raw, parse_header_length};
+pub use content::decode_content;
+pub use decode::decode;
+pub use encode::{Encoded, encode};
+
+/// A request body, read.
+#[derive(Debug)]
 pub struct Decoded {
+    /// The tensors, in the request's order.
     pub inputs: Inputs,
+    /// The outputs wanted, by name; empty for all.
     pub outputs: Vec<String>,
+    /// How long the caller waits; `None` when it does not say, or says 0.
     pub timeout: Option<Duration>,
+    /// The caller's name for the request, which its answer repeats; never empty.
     pub id: Option<String>,
+    /// How the outputs are to be written.
     pub format: OutputFormat,
 }
-pub struct OutputFormat {}
-pub fn decode(_body: Bytes, _h: Option<usize>) -> Result<Decoded> {
-    Err(axon::Error::internal("stub"))
+
+/// How a caller wants outputs written; the default is JSON for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputFormat {
+    /// Binary for outputs that the request does not list: `binary_data_output`.
+    binary: bool,
+    /// The outputs that the request lists, in its order, which is the response's.
+    listed: Vec<ListedOutput>,
 }
-pub fn parse_header_length(_v: &[u8], _b: usize) -> Result<usize> {
-    Err(axon::Error::internal("stub"))
+
+impl OutputFormat {
+    /// The format of the output at `index` in the response.
+    fn of(&self, index: usize) -> ListedOutput {
+        let unlisted = ListedOutput { binary: self.binary, classification: None };
+        self.listed.get(index).copied().unwrap_or(unlisted)
+    }
 }
-pub fn decode_raw(_body: Bytes, _i: &[axon::signature::TensorSpec]) -> Result<Decoded> {
-    Err(axon::Error::internal("stub"))
-}
-pub struct Encoded {
-    pub json: Vec<u8>,
-    pub tensors: Vec<synapse::Memory>,
-    pub header_length: Option<usize>,
-}
-pub fn encode(_r: &InferenceResponse, _id: Option<&str>, _f: &OutputFormat) -> Result<Encoded> {
-    Err(axon::Error::internal("stub"))
-}
-pub fn decode_content(_b: Bytes, _e: &str, _l: usize) -> Result<Bytes> {
-    Err(axon::Error::internal("stub"))
+
+/// How one output is to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ListedOutput {
+    /// After the JSON part instead of in it.
+    binary: bool,
+    /// So many best classes instead of the values; at least 1.
+    classification: Option<usize>,
 }

@@ -25,7 +25,8 @@ pub fn runtime_version() -> Option<&'static str> {
 }
 
 /// Looks for the library: `ORT_DYLIB_PATH`, then the `onnxruntime` package of the Python environment that is active
-/// or that this program is installed in, then beside this program, then the system's loader.
+/// or that this program is installed in, then beside this program, then `.venv` in the working directory, then the
+/// system's loader.
 #[must_use]
 pub fn find_library() -> PathBuf {
     if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
@@ -39,6 +40,7 @@ pub fn find_library() -> PathBuf {
         .chain(beside.parent().map(Path::to_owned))
         .find_map(|environment| in_python_environment(&environment))
         .or_else(|| newest_library(&beside))
+        .or_else(|| in_python_environment(Path::new(".venv")))
         .unwrap_or_else(|| PathBuf::from("libonnxruntime.so.1"))
 }
 

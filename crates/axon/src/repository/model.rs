@@ -3,10 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::metrics::ModelStatistics;
 use crate::onnx::{ModelFile, Session, SessionOptions};
@@ -175,8 +178,8 @@ impl Model {
         self.scheduler.waiting()
     }
 
-    /// Asks the model; `reply` is called once with the answer, on another thread, and must not block. The request
-    /// holds a lease on this version until it is answered.
+    /// Queues a request; [`Ticket::wake`] then has it run. `reply` is called once with the answer, on another thread,
+    /// and must not block. The request holds a lease on this version until it is answered.
     ///
     /// # Errors
     /// When the request does not fit or is refused at arrival; `reply` is then not called.
@@ -224,15 +227,63 @@ impl Model {
     }
 }
 
-/// An accepted request, to cancel it.
+/// An accepted request.
 pub struct Ticket {
     model: Arc<Model>,
     id: RequestId,
 }
 
 impl Ticket {
+    /// Wakes an instance for the request, and for what was queued with it.
+    pub fn wake(&self) {
+        self.model.scheduler.wake();
+    }
+
     /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
     pub fn cancel(self) {
         self.model.scheduler.cancel(self.id);
     }
+
+    /// Has the request run and waits for the answer that its reply sends. Dropping the future cancels the request.
+    ///
+    /// Other tasks that are ready queue their requests first: what has come together runs together.
+    ///
+    /// # Errors
+    /// What the answer says; [`ErrorKind::Internal`](crate::ErrorKind) when the sender was dropped.
+    pub async fn finish(
+        self,
+        answer: oneshot::Receiver<Result<InferenceResponse>>,
+    ) -> Result<InferenceResponse> {
+        let mut guard = CancelOnDrop(Some(self));
+        yield_once().await;
+        if let Some(ticket) = &guard.0 {
+            ticket.wake();
+        }
+        let answer = answer.await;
+        guard.0 = None;
+        answer.map_err(Error::internal)?
+    }
+}
+
+struct CancelOnDrop(Option<Ticket>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.cancel();
+        }
+    }
+}
+
+/// Lets every other task that is ready run first.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -58,7 +58,9 @@ impl Fixture {
         let inputs = vec![Tensor::from_vec(&[1], vec![value]).unwrap()];
         let admitted = Admitted { inputs, rows: 1, key: BatchKey::new(), outputs: None };
         let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
-        (self.scheduler.submit(admitted, timeout, reply), receiver)
+        let accepted = self.scheduler.submit(admitted, timeout, reply);
+        self.scheduler.wake();
+        (accepted, receiver)
     }
 
     /// Submits a request and waits until the only instance runs it.
