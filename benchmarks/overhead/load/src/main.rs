@@ -1,0 +1,84 @@
+//! Asks one question over and over and times the answers: over HTTP, of the engine in this process, or of ONNX
+//! Runtime itself.
+//!
+//! Each command but `echo` prints `{"ready":true}` once it has checked an answer, then reads windows from standard
+//! input and prints a report for each; see [`window`].
+
+mod direct;
+mod echo;
+mod http;
+mod inprocess;
+mod question;
+mod window;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks over HTTP/1.1: each caller keeps one connection with one request in flight
+    Http {
+        /// Where the server listens
+        #[arg(long)]
+        address: SocketAddr,
+        /// The path to POST to
+        #[arg(long)]
+        path: String,
+        /// The file that holds the body
+        #[arg(long)]
+        body: PathBuf,
+        /// A header besides `Host` and `Content-Length`, as `Name: value`
+        #[arg(long)]
+        header: Vec<String>,
+    },
+    /// A bare hyper server: reads the body of a POST to `/N` and answers N bytes
+    Echo,
+    /// Asks the engine in this process
+    RustInprocess(ModelArguments),
+    /// Runs ONNX Runtime's session from as many threads as there are callers, with nothing around it
+    RustDirect(ModelArguments),
+}
+
+#[derive(Args)]
+struct ModelArguments {
+    /// The model; it has one input of FP32 rows and one output
+    model: PathBuf,
+    /// The values of one row of the input, as little-endian FP32
+    #[arg(long)]
+    input: PathBuf,
+    /// The values of one row of the output
+    #[arg(long)]
+    expected: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Http { address, path, body, header } => http::serve_windows(address, &path, &body, &header),
+        Command::Echo => echo::serve(),
+        Command::RustInprocess(ModelArguments { model, input, expected }) => {
+            question::Question::read(&input, &expected)
+                .and_then(|question| inprocess::serve_windows(&model, &question))
+        }
+        Command::RustDirect(ModelArguments { model, input, expected }) => {
+            question::Question::read(&input, &expected)
+                .and_then(|question| direct::serve_windows(&model, &question))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("axon-load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
