@@ -239,6 +239,20 @@ def test_two_requests_sent_at_once_are_answered_in_order(server: Server) -> None
         assert client.received == b""
 
 
+@pytest.mark.parametrize("more", [LIVE[:9], LIVE[:-2], POST[:-5], b"\0"])
+def test_an_answer_does_not_wait_for_what_comes_behind_its_request(server: Server, more: bytes) -> None:
+    with connected(server) as client:
+        client.send(POST + more)
+        assert_is_answered(client)
+
+
+def test_the_last_request_of_a_connection_is_answered_whatever_comes_behind_it(server: Server) -> None:
+    with connected(server) as client:
+        client.send(POST.replace(b"Host: x", b"Host: x\r\nConnection: close") + LIVE)
+        assert_is_answered(client)
+        assert client.receive_all() == b""
+
+
 def test_a_connection_is_used_again_and_closed_when_its_client_says_so(server: Server) -> None:
     with connected(server) as client:
         for _ in range(50):

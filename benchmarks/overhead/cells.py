@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.overhead.machine import memory_mib, reset_peak_memory, usage
+from benchmarks.overhead.machine import DISTURBED_CORES, memory_mib, reset_peak_memory, usage
 from benchmarks.overhead.processes import Server, Worker
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from benchmarks.overhead.questions import Question
 
-__all__ = ["DISTURBED_CORES", "SUBJECTS", "Cell", "Programs", "start_cells"]
+__all__ = ["SUBJECTS", "Cell", "Programs", "start_cells"]
 
 #: Ways of asking, by the name they are given.
 SUBJECTS: Final = {
@@ -36,8 +36,6 @@ CALLERS: Final = (1, 64)
 SLOW_FACTOR: Final = 2
 #: Of a window, before it is timed: long enough for 64 callers' first queue of the slow model to be answered.
 WARM_UP: Final = 0.25
-#: A window in which whatever else ran took more of the cores than this is disturbed.
-DISTURBED_CORES: Final = 0.1
 MAX_BATCH: Final = 64
 SWEEP_S: Final = 0.15
 
@@ -97,9 +95,13 @@ class Cell:
             }
         )
 
-    def is_disturbed(self) -> bool:
-        """Return whether other processes, or the host, took a part of the cores during the last window."""
-        return bool(self.windows[-1]["others_cores"] > DISTURBED_CORES)
+    def is_disturbed(self, at: int = -1) -> bool:
+        """Return whether other processes, or the host, took a part of the cores during a window."""
+        return bool(self.windows[at]["others_cores"] > DISTURBED_CORES)
+
+    def calm_windows(self) -> list[dict[str, Any]]:
+        """Return the windows in which nothing else ran."""
+        return [window for at, window in enumerate(self.windows) if not self.is_disturbed(at)]
 
     def measure_again(self, seconds: float) -> None:
         """Measure the last window again."""

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Usage", "describe", "memory_mib", "reset_peak_memory", "usage"]
+__all__ = ["DISTURBED_CORES", "Usage", "describe", "memory_mib", "reset_peak_memory", "usage", "wait_for_calm"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 #: Fields of the first line of `/proc/stat` that are not time of a process here: idle, iowait, guest, guest_nice.
 #: **Source:** proc_stat(5).
 NOT_BUSY: Final = (3, 4, 8, 9)
+#: Whatever else ran disturbed a window when it took more of the cores than this.
+DISTURBED_CORES: Final = 0.1
+#: How long nothing must have run. The kernel counts in 10 ms.
+CALM_S: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,17 @@ def usage(pids: Iterable[int]) -> Usage:
     ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     busy = sum(count for index, count in enumerate(ticks) if index not in NOT_BUSY)
     return Usage(run_s=run, wait_s=wait, busy_s=busy / os.sysconf("SC_CLK_TCK"), wall_s=time.perf_counter())
+
+
+def wait_for_calm(limit_s: float) -> None:
+    """Wait until nothing runs, for `limit_s` seconds at most. What is measured must be idle meanwhile."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        before = usage([])
+        time.sleep(CALM_S)
+        used = usage([]) - before
+        if used.busy_s <= DISTURBED_CORES * used.wall_s:
+            return
 
 
 def cpu_clock(pid: int) -> int:

@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.overhead.cells import DISTURBED_CORES, SUBJECTS, Cell
+from benchmarks.overhead.cells import SUBJECTS, Cell
 from benchmarks.overhead.questions import MODELS
 from benchmarks.overhead.startup import WAYS
 
@@ -86,7 +86,7 @@ def results_of(
                 "subject": cell.subject,
                 "callers": cell.callers,
                 "rows": cell.rows,
-                "calm_windows": len(calm(cell)),
+                "calm_windows": len(cell.calm_windows()),
                 "discarded_windows": cell.discarded,
                 "summary": {metric: spread_of(cell, metric).json() for metric in METRICS},
                 "windows": cell.windows,
@@ -97,14 +97,10 @@ def results_of(
     return results | {"targets": [target.json() for target in targets(cells, startup)]}
 
 
-def calm(cell: Cell) -> list[dict[str, Any]]:
-    """Return the windows in which nothing else ran."""
-    return [window for window in cell.windows if window["others_cores"] <= DISTURBED_CORES]
-
-
 def spread_of(cell: Cell, metric: str) -> Spread:
     """Sum up one metric of a cell, over its calm windows where there are enough."""
-    windows = calm(cell) if len(calm(cell)) >= FEWEST_CALM else cell.windows
+    calm = cell.calm_windows()
+    windows = calm if len(calm) >= FEWEST_CALM else cell.windows
     return Spread.of([window[metric] for window in windows])
 
 
@@ -160,10 +156,17 @@ def throughput_targets(cells: Sequence[Cell]) -> Iterator[Target]:
     for cell in slow:
         if cell.subject.startswith("ort-") or cell.subject == "http-floor" or cell.callers == 1:
             continue
-        pairs = zip(cell.windows, best.windows, strict=True)
-        reached = Spread.of([ours["rows_per_s"] / theirs["rows_per_s"] * 100 for ours, theirs in pairs])
+        reached = shares(cell, best, "rows_per_s")
         what = f"{SUBJECTS[cell.subject]}, slow model, {cell.callers} callers: % of ONNX Runtime's best throughput"
         yield Target(what=what, wanted="at least 97", reached=reached, met=reached.median >= 97)  # noqa: PLR2004
+
+
+def shares(cell: Cell, of: Cell, metric: str) -> Spread:
+    """Sum up what a metric is of another cell's, in percent, round by round, the calm ones where there are enough."""
+    rounds = range(len(cell.windows))
+    calm = [at for at in rounds if not cell.is_disturbed(at) and not of.is_disturbed(at)]
+    chosen = calm if len(calm) >= FEWEST_CALM else rounds
+    return Spread.of([cell.windows[at][metric] / of.windows[at][metric] * 100 for at in chosen])
 
 
 def cell_rows(cells: Sequence[Cell]) -> Iterator[list[str]]:
@@ -210,16 +213,16 @@ def tables(cells: Sequence[Cell], startup: Mapping[str, Any]) -> Iterator[tuple[
 
 def summary_line(machine: Mapping[str, Any], options: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     """Say where, of what and how calmly it was measured."""
-    windows = [window for cell in cells for window in cell.windows]
+    windows = sum(len(cell.windows) for cell in cells)
+    disturbed = windows - sum(len(cell.calm_windows()) for cell in cells)
     discarded = sum(cell.discarded for cell in cells)
-    disturbed = sum(window["others_cores"] > DISTURBED_CORES for window in windows)
     return (
         f"{machine['cpu']}, {machine['cores']} cores{', virtual' if machine['virtual'] else ''}, "
         f"{machine['memory_gib']} GiB, Linux {machine['kernel']}; Axon {machine['axon']} at {machine['commit']}"
         f"{' with changes' if machine['changed_files'] else ''}, ONNX Runtime {machine['onnxruntime']}, "
         f"Python {machine['python']}, {machine['rustc']}; {machine['date']}, load {machine['load'][0]:.1f}. "
         f"{options['rounds']} rounds of {options['seconds']:g} s; median (lowest\u2013highest) over the rounds; "
-        f"{disturbed} of {len(windows)} windows were disturbed by other processes, {discarded} more were discarded."
+        f"{disturbed} of {windows} windows were disturbed by other processes, {discarded} more were discarded."
     )
 
 

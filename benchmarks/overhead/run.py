@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         "--patience",
         type=float,
         default=30.0,
-        help="seconds, in all, for measuring windows again that other processes disturbed (default: 30)",
+        help="seconds, in all, for waiting and measuring again where other processes disturbed (default: 30)",
     )
     parser.add_argument("--readme", action="store_true", help="put the tables into benchmarks/README.md")
     chosen = parser.parse_args()
@@ -147,6 +147,7 @@ def measure(
                 cell.measure(chosen.seconds)
                 while patience_s > 0 and cell.is_disturbed():
                     began = time.monotonic()
+                    machine.wait_for_calm(patience_s)
                     cell.measure_again(chosen.seconds)
                     patience_s -= time.monotonic() - began
                 progress.advance(windows)

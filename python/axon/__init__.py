@@ -63,7 +63,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
+def _load(name: str) -> object:
     """Import what needs NumPy when it is first used: the command line starts without it."""
     module = _LAZY.get(name)
     if module is None:
@@ -74,6 +74,10 @@ def __getattr__(name: str) -> object:
     value: object = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from axon import _axon
+from axon.errors import ModelNotFound
 from axon.metadata import ModelMetadata, ModelState, TensorMetadata
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def question(
     model: str | None, version: int | None, outputs: Sequence[str] | None, timeout_s: float | None
 ) -> NativeQuestion:
     """Return all of a request but its inputs, as the native module takes it."""
+    if version is not None and not 0 <= version < 2**64:
+        raise ModelNotFound(f"version {version} is not here; expected 1 to 2^64 - 1", "model_version")
     return model or "", version, list(outputs) if outputs is not None else [], timeout_s
 
 

@@ -53,7 +53,7 @@ def to_native(inputs: Inputs) -> list[NativeInput]:
         InvalidRequest: A value is no array of a type that the protocol has.
     """
     if isinstance(inputs, Mapping):
-        return [_describe(index, name, value) for index, (name, value) in enumerate(inputs.items())]
+        return [_describe(index, _name(index, name), value) for index, (name, value) in enumerate(inputs.items())]
     return [_describe(0, None, inputs)]
 
 
@@ -63,16 +63,32 @@ def from_native(outputs: list[NativeOutput]) -> Outputs:
 
 
 def _describe(index: int, name: str | None, value: Any) -> NativeInput:  # noqa: ANN401
-    if type(value) is np.ndarray:
+    if type(value) is np.ndarray and value.ndim:
         datatype = _DATATYPES.get(value.dtype)
         if datatype is not None and value.flags.c_contiguous:
             return name, datatype, value.shape, value
-    if name is not None and not isinstance(name, str):
-        raise InvalidRequest(f"inputs[{index}].name: expected str, got {type(name).__name__}", f"inputs[{index}].name")
     array, datatype = _convert(f"inputs[{index}]", value)
     if datatype == "BYTES":
         return name, datatype, array.shape, _elements(f"inputs[{index}]", array)
-    return name, datatype, array.shape, np.ascontiguousarray(array).reshape(array.shape)
+    # At least one dimension, which a buffer must have; the shape is passed beside it.
+    return name, datatype, array.shape, np.ascontiguousarray(array)
+
+
+def _name(index: int, name: Any) -> str:  # noqa: ANN401
+    field = f"inputs[{index}].name"
+    if not isinstance(name, str):
+        raise InvalidRequest(f"{field}: expected str, got {type(name).__name__}", field)
+    if not _is_unicode(name):
+        raise InvalidRequest(f"{field}: expected text, got a lone surrogate", field)
+    return name
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
@@ -81,6 +97,8 @@ def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
     if bits is not None:
         return _as_array(field, bits).view(np.uint16), "BF16"
     array = _as_array(field, value)
+    if array.dtype.kind in "OSUT":
+        return array, "BYTES"
     dtype = array.dtype.newbyteorder("=")
     if array.dtype != dtype:
         array = array.astype(dtype)
@@ -88,8 +106,6 @@ def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
         return array, _DATATYPES[dtype]
     if dtype.name == "bfloat16" and dtype.itemsize == _BFLOAT16_SIZE:
         return array.view(np.uint16), "BF16"
-    if dtype.kind in "OSU":
-        return array, "BYTES"
     raise InvalidRequest(f"{field}: expected an array of numbers, booleans or strings, got dtype {dtype}", field)
 
 
@@ -116,7 +132,7 @@ def _torch_bfloat16_bits(value: Any) -> Any:  # noqa: ANN401
 def _elements(field: str, array: Array) -> list[bytes]:
     elements = []
     for position, element in enumerate(array.ravel().tolist()):
-        if isinstance(element, str):
+        if isinstance(element, str) and _is_unicode(element):
             elements.append(element.encode())
         elif isinstance(element, bytes):
             elements.append(element)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from axon._runtime import find_library
+from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from axon._axon import NativeConfig
@@ -32,6 +33,17 @@ class ModelConfig:
     batching: bool = True
     instances: int | None = None
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be.
+
+        Raises:
+            InvalidRequest: A count is no integer of at least 1; `field` names it.
+        """
+        for field in ("max_batch_size", "max_queue_size", "instances"):
+            count = getattr(self, field)
+            if count is not None and not (isinstance(count, int) and 1 <= count < 2**63):
+                raise InvalidRequest(f"{field}: expected an integer of at least 1, got {count!r}", field)
 
     def native(self, name: str | None = None) -> NativeConfig:
         """Return the settings as the native module takes them; `name` is a lone file's model."""

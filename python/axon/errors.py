@@ -17,6 +17,11 @@ Exception
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from axon._axon import NativeError
+
 __all__ = [
     "AxonError",
     "DeadlineExceeded",
@@ -86,3 +91,25 @@ class ExecutionFailed(AxonError, RuntimeError):  # noqa: N818
 
 class ServerError(AxonError, RuntimeError):
     """The server is shutting down or closed, or has a defect."""
+
+
+_CLASSES: dict[str, type[AxonError]] = {
+    leaf.__name__: leaf
+    for leaf in (
+        DeadlineExceeded,
+        ExecutionFailed,
+        InvalidModel,
+        InvalidRequest,
+        ModelNotFound,
+        ModelNotReady,
+        Overloaded,
+        QuotaExceeded,
+        ServerError,
+    )
+}
+
+
+def from_native(error: NativeError) -> AxonError:
+    """Make the exception of an error of the native module."""
+    name, message, field, retry_after_s = error
+    return _CLASSES[name](message, field, retry_after_s)

@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import os
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
-from axon import _axon
+from axon import _axon, errors
 from axon._base import ServerBase, question
 from axon._tensors import Inputs, Outputs, from_native, to_native
 from axon.config import ModelConfig
@@ -100,10 +100,12 @@ class InferenceServer(ServerBase):
             ServerError: The server is closed.
         """
         waiter = _waiter_of_running_loop()
-        token, future = waiter.expect()
+        token, future = waiter.expect(asyncio.get_running_loop())
         try:
             asked = question(model, version, outputs, timeout_s)
-            self._native.submit(to_native(inputs), asked, waiter.completions, token)
+            refusal = self._native.submit(to_native(inputs), asked, waiter.completions, token)
+            if refusal is not None:
+                raise errors.from_native(refusal)  # noqa: TRY301 - the clean-up is the same
         except BaseException:
             waiter.forget(token)
             raise
@@ -138,12 +140,13 @@ class _Waiter:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.completions = _axon.Completions()
         self._futures: dict[int, asyncio.Future[list[NativeOutput]]] = {}
-        self._loop = loop
+        # Weakly: `_waiters` holds this as long as it does the loop.
+        self._loop = ref(loop)
         loop.add_reader(self.completions.fileno(), self._deliver)
 
-    def expect(self) -> tuple[int, asyncio.Future[list[NativeOutput]]]:
+    def expect(self, loop: asyncio.AbstractEventLoop) -> tuple[int, asyncio.Future[list[NativeOutput]]]:
         token = next(self._tokens)
-        future: asyncio.Future[list[NativeOutput]] = self._loop.create_future()
+        future: asyncio.Future[list[NativeOutput]] = loop.create_future()
         self._futures[token] = future
         return token, future
 
@@ -156,7 +159,7 @@ class _Waiter:
             if future is None or future.done():
                 continue
             if error is not None:
-                future.set_exception(error)
+                future.set_exception(errors.from_native(error))
             elif outputs is not None:
                 future.set_result(outputs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from axon import _axon
+from axon import _axon, errors
 from axon._base import ServerBase, question
 from axon._tensors import Inputs, Outputs, from_native, to_native
 from axon.config import ModelConfig
@@ -48,7 +48,10 @@ class InferenceServer(ServerBase):
     ) -> Outputs:
         """Run a model once and wait for the outputs; see `axon.InferenceServer.infer`."""
         asked = question(model, version, outputs, timeout_s)
-        return from_native(self._native.infer(to_native(inputs), asked))
+        answer, error = self._native.infer(to_native(inputs), asked)
+        if error is not None:
+            raise errors.from_native(error)
+        return from_native(answer or [])
 
     def close(self) -> None:
         """Answer what has been accepted and stop every thread. Closing twice does nothing more."""

@@ -12,7 +12,7 @@ use axon::request::InferenceResponse;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::errors::to_python;
+use crate::errors::to_native;
 use crate::tensors::{outputs, release_buffers};
 
 /// The queue of one event loop. Bounded by the requests that are in flight.
@@ -55,8 +55,8 @@ impl Completions {
         self.woken.as_raw_fd()
     }
 
-    /// Takes what has come, after the descriptor became readable: a list of (token, outputs, exception), of which one
-    /// is None.
+    /// Takes what has come, after the descriptor became readable: a list of (token, outputs, error), of which one of
+    /// the last two is None.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         // One byte was written for each time the queue became non-empty.
         (&self.woken).read_exact(&mut [0])?;
@@ -65,7 +65,7 @@ impl Completions {
         for (token, answer) in answers {
             match answer {
                 Ok(response) => list.append((token, outputs(py, response)?, py.None()))?,
-                Err(error) => list.append((token, py.None(), to_python(py, &error).into_value(py)))?,
+                Err(error) => list.append((token, py.None(), to_native(&error)))?,
             }
         }
         release_buffers(py);

@@ -18,7 +18,7 @@ use pyo3::types::PyList;
 
 use crate::completions::Completions;
 use crate::detached;
-use crate::errors::IntoPyResult;
+use crate::errors::{IntoPyResult, NativeError, to_native};
 use crate::tensors::{NativeInput, inputs, outputs, release_buffers};
 
 /// How often a blocking call looks for a signal such as Ctrl-C.
@@ -70,10 +70,21 @@ fn seconds(field: &'static str, seconds: f64) -> Result<Duration> {
 /// A question as the package passes it on: model, version, outputs, timeout in seconds.
 type Question = (String, Option<u64>, Vec<String>, Option<f64>);
 
-fn request(py: Python<'_>, native: Vec<NativeInput<'_>>, question: Question) -> PyResult<InferenceRequest> {
+fn request(native: Vec<NativeInput<'_>>, question: Question) -> Result<InferenceRequest> {
     let (model, version, outputs, timeout) = question;
-    let timeout = timeout.map(|timeout| seconds("timeout_s", timeout)).transpose().or_raise(py)?;
-    Ok(InferenceRequest { model, version, inputs: inputs(py, native)?, outputs, timeout })
+    let timeout = timeout.map(|timeout| seconds("timeout_s", timeout)).transpose()?;
+    Ok(InferenceRequest { model, version, inputs: inputs(native)?, outputs, timeout })
+}
+
+/// The outputs, or the error as data; the other is None.
+type Outcome<'py> = (Option<Bound<'py, PyList>>, Option<NativeError>);
+
+fn outcome(py: Python<'_>, answer: Result<InferenceResponse>) -> PyResult<Outcome<'_>> {
+    release_buffers(py);
+    match answer {
+        Ok(response) => Ok((Some(outputs(py, response)?), None)),
+        Err(error) => Ok((None, Some(to_native(&error)))),
+    }
 }
 
 /// Models in this process.
@@ -98,35 +109,38 @@ impl Server {
         Ok(Self::enter(detached(py, || InferenceServer::open_blocking(&path, config)).or_raise(py)?))
     }
 
-    /// Asks and waits for the outputs.
+    /// Asks and waits: (outputs, error as data), of which one is None.
     fn infer<'py>(
         &self,
         py: Python<'py>,
         inputs: Vec<NativeInput<'py>>,
         question: Question,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let request = request(py, inputs, question)?;
+    ) -> PyResult<Outcome<'py>> {
         let slot = Arc::new(Slot::default());
         let reply = {
             let slot = Arc::clone(&slot);
             move |answer| slot.fill(answer)
         };
-        let ticket = self.handle.server.submit(request, reply).or_raise(py)?;
+        let submitted =
+            request(inputs, question).and_then(|request| self.handle.server.submit(request, reply));
+        let ticket = match submitted {
+            Ok(ticket) => ticket,
+            Err(error) => return outcome(py, Err(error)),
+        };
         ticket.wake();
-        let answer = loop {
+        loop {
             if let Some(answer) = detached(py, || slot.wait(SIGNAL_CHECK)) {
-                break answer;
+                return outcome(py, answer);
             }
             if let Err(interrupt) = py.check_signals() {
                 ticket.cancel();
+                release_buffers(py);
                 return Err(interrupt);
             }
-        };
-        release_buffers(py);
-        outputs(py, answer.or_raise(py)?)
+        }
     }
 
-    /// Asks; the answer comes through `completions` under `token`.
+    /// Asks; the answer comes through `completions` under `token`. The error as data when the request is refused.
     fn submit(
         &self,
         py: Python<'_>,
@@ -134,8 +148,7 @@ impl Server {
         question: Question,
         completions: &Completions,
         token: u64,
-    ) -> PyResult<()> {
-        let request = request(py, inputs, question)?;
+    ) -> Option<NativeError> {
         let (queue, handle) = (Arc::clone(&completions.queue), Arc::downgrade(&self.handle));
         let reply = move |answer| {
             if let Some(handle) = handle.upgrade() {
@@ -145,18 +158,29 @@ impl Server {
         };
         // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
         let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        let ticket = self.handle.server.submit(request, reply).or_raise(py)?;
-        ticket.wake();
-        tickets.insert(token, ticket);
-        Ok(())
+        let submitted =
+            request(inputs, question).and_then(|request| self.handle.server.submit(request, reply));
+        match submitted {
+            Ok(ticket) => {
+                ticket.wake();
+                tickets.insert(token, ticket);
+                None
+            }
+            Err(error) => {
+                drop(tickets);
+                release_buffers(py);
+                Some(to_native(&error))
+            }
+        }
     }
 
     /// Takes the request of `token` out of the queue because nobody waits for it any more.
-    fn cancel(&self, token: u64) {
+    fn cancel(&self, py: Python<'_>, token: u64) {
         let ticket = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
         if let Some(ticket) = ticket {
             ticket.cancel();
         }
+        release_buffers(py);
     }
 
     /// Every version: (name, version, state, reason it failed).

@@ -13,8 +13,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use synapse::Memory;
 
-use crate::errors::IntoPyResult;
-
 /// Buffers that are no longer needed, released when a thread that holds the GIL passes by: an instance's thread
 /// must not wait for the GIL. Bounded by the requests that can be in flight.
 static RELEASED: Mutex<Vec<PyUntypedBuffer>> = Mutex::new(Vec::new());
@@ -43,10 +41,13 @@ pub fn release_buffers(py: Python<'_>) {
 pub type NativeInput<'py> = (Option<String>, String, Vec<usize>, Bound<'py, PyAny>);
 
 /// The inputs of a request.
-pub fn inputs(py: Python<'_>, native: Vec<NativeInput<'_>>) -> PyResult<Inputs> {
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](axon::ErrorKind) that names the input.
+pub fn inputs(native: Vec<NativeInput<'_>>) -> axon::Result<Inputs> {
     let mut named = Vec::with_capacity(native.len());
     for (index, (name, datatype, shape, data)) in native.into_iter().enumerate() {
-        let tensor = tensor(&datatype, &shape, &data, index).or_raise(py)?;
+        let tensor = tensor(&datatype, &shape, &data, index)?;
         match name {
             Some(name) => named.push(NamedTensor::new(name, tensor)),
             None => return Ok(Inputs::One(tensor)),

@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axon::DataType;
 use axon::config::granted_cores;
 use axon::onnx::runtime_version;
 use axon::repository::{Model, State};
 use axon::server::InferenceServer;
 use axon::signature::{Dimension, TensorSpec};
-use axon::{DataType, Error};
 
 /// Inputs of more values than this are tried as binary zeros; typed out they would fill the screen.
 const TYPED_VALUES: usize = 256;
@@ -23,15 +23,6 @@ pub fn ready(server: &InferenceServer, address: SocketAddr, elapsed: Duration) {
     let text = ready_text(server, address, elapsed);
     let mut output = std::io::stdout().lock();
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-}
-
-/// The error of the first model that failed.
-#[must_use]
-pub fn first_failure(server: &InferenceServer) -> Option<Error> {
-    server.models().into_iter().find_map(|entry| match entry.state {
-        State::Failed(error) => Some(Error::clone(&error)),
-        _ => None,
-    })
 }
 
 fn ready_text(server: &InferenceServer, address: SocketAddr, elapsed: Duration) -> String {

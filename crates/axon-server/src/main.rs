@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::Device;
+use axon::config::{Batching, Device};
 use axon_server::{ServeError, ServeOptions, logging, serve_until_signal};
 use clap::Parser;
 
@@ -40,6 +40,9 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// Never let requests share a run
+    #[arg(long)]
+    no_batching: bool,
     /// cpu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
@@ -83,5 +86,8 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     model.max_queue_size = arguments.max_queue_size.unwrap_or(model.max_queue_size);
     model.instances = arguments.instances;
     model.device = arguments.device;
+    if arguments.no_batching {
+        model.batching = Batching::Off;
+    }
     Some(options)
 }

@@ -160,18 +160,15 @@ async fn load_in_background(
     if let Err(error) = std::thread::Builder::new().name("axon-loader".to_owned()).spawn(load) {
         return Error::internal(error);
     }
-    match receiver.await {
-        Ok(0) => {}
-        Ok(_) if is_file => {
-            if let Some(error) = announce::first_failure(&server) {
-                return error;
-            }
-        }
-        Ok(failed) => tracing::warn!(
-            failed,
-            "some models could not be loaded; the server is not ready, the others answer"
-        ),
+    let failed = match receiver.await {
+        Ok(failed) => failed,
         Err(error) => return Error::internal(error),
+    };
+    for error in failed {
+        if is_file {
+            return error;
+        }
+        tracing::error!(cause = error.cause(), "a model is not served: {error}");
     }
     if !server.is_stopping() {
         announce::ready(&server, address, started.elapsed());

@@ -101,6 +101,13 @@ impl Error {
         self
     }
 
+    /// The same error, whose message says in front what it is about.
+    #[must_use]
+    pub fn within(mut self, context: impl fmt::Display) -> Self {
+        self.message = Self::new(self.kind, format!("{context}: {}", self.message)).message;
+        self
+    }
+
     /// The same error with the time after which to try again.
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: Duration) -> Self {

@@ -20,5 +20,10 @@ pub mod scheduler;
 pub mod server;
 pub mod signature;
 
+/// The README's Rust is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 pub use error::{Error, ErrorKind, Result};
 pub use synapse::{DataType, Shape, Tensor};

@@ -225,7 +225,7 @@ impl Trial<'_> {
             }
             let share = left / ((max_rows / rows).ilog2() + 1);
             let Some(duration) = self.time(&inputs, share) else { break };
-            curve.push(CurvePoint { rows, duration });
+            curve.push(CurvePoint { rows: self.maker.rows_made(self.signature, rows), duration });
             rows *= 2;
         }
         curve

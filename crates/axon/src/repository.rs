@@ -104,10 +104,7 @@ impl ModelRepository {
                 );
                 (State::Ready(Arc::new(model)), Ok(()))
             }
-            Err(error) => {
-                tracing::error!(model = name, version, cause = error.cause(), "cannot load a model: {error}");
-                (State::Failed(Arc::new(error.clone())), Err(error))
-            }
+            Err(error) => (State::Failed(Arc::new(error.clone())), Err(error)),
         };
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         models.entry(name.to_owned()).or_default().insert(version, state);

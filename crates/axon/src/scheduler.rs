@@ -132,6 +132,8 @@ impl Shared {
 pub struct Scheduler {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// A forked child has this value but not its threads, and perhaps its lock as another thread held it.
+    process: u32,
 }
 
 impl Scheduler {
@@ -156,7 +158,11 @@ impl Scheduler {
             statistics,
             timer,
         });
-        let scheduler = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        let scheduler = Self {
+            shared: Arc::clone(&shared),
+            threads: Mutex::new(Vec::new()),
+            process: std::process::id(),
+        };
         for (index, executor) in executors.into_iter().enumerate() {
             let shared = Arc::clone(&shared);
             // The kernel cuts thread names to 15 bytes.
@@ -280,6 +286,9 @@ impl Scheduler {
 
     /// Drains for `limit` at most and joins the instances, however long their present run takes.
     pub fn close(&self, limit: Duration) {
+        if self.process != std::process::id() {
+            return;
+        }
         self.drain(limit);
         self.shared.closing.store(true, Ordering::Release);
         drop(self.shared.lock());

@@ -108,7 +108,7 @@ impl InferenceServer {
     pub fn load_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
         let (server, found) = Self::announce(path, config)?;
         for one in &found {
-            server.load_one(one)?;
+            server.load_one(one).map_err(|error| if found.len() > 1 { within(one, error) } else { error })?;
         }
         server.inner.loaded.store(true, Ordering::Release);
         Ok(server)
@@ -120,8 +120,9 @@ impl InferenceServer {
     /// As for [`InferenceServer::open`].
     pub fn open_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
         let (server, found) = Self::announce(path, config)?;
-        // Each failure has become its model's state, and was logged.
-        let _ = server.load_all(&found);
+        for error in server.load_all(&found) {
+            tracing::error!(cause = error.cause(), "a model is not served: {error}");
+        }
         Ok(server)
     }
 
@@ -143,11 +144,15 @@ impl InferenceServer {
         Ok((Self { inner: Arc::new(inner) }, found))
     }
 
-    /// Loads what was found, one after the other; failures become the models' states. Returns how many failed.
+    /// Loads what was found, one after the other; failures become the models' states, and are returned to be told.
     #[must_use = "the server is not ready while models fail"]
-    pub fn load_all(&self, found: &[Found]) -> usize {
+    pub fn load_all(&self, found: &[Found]) -> Vec<Error> {
         let to_load = found.iter().take_while(|_| !self.is_stopping());
-        let failed = to_load.filter(|one| self.load_one(one).is_err()).count();
+        let failed = to_load.filter_map(|one| {
+            let error = self.load_one(one).err()?;
+            Some(if found.len() > 1 { within(one, error) } else { error })
+        });
+        let failed = failed.collect();
         self.inner.loaded.store(true, Ordering::Release);
         failed
     }
@@ -233,7 +238,7 @@ impl InferenceServer {
     /// # Errors
     /// Why not.
     pub fn ready(&self) -> Result<(), NotReady> {
-        if self.is_stopping() {
+        if self.check_alive().is_err() {
             return Err(NotReady::Stopping);
         }
         if !self.inner.loaded.load(Ordering::Acquire) {
@@ -265,6 +270,11 @@ impl InferenceServer {
             self.inner.repository.close(DRAIN_LIMIT);
         }
     }
+}
+
+/// Says which of several models an error is about.
+fn within(found: &Found, error: Error) -> Error {
+    error.within(format_args!("model `{}` version {}", found.name, found.version))
 }
 
 fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {

@@ -77,8 +77,11 @@ def _print_tables(report: dict[str, Any]) -> None:
     for point in report["run_time"]:
         rate = point["rows"] / point["milliseconds"] * 1e3
         curve.add_row(str(point["rows"]), f"{point['milliseconds']:.3f}", f"{rate:,.0f}")
-    for table in (facts, tensors, curve):
-        console.print(table)
+    # Written here and not by rich, which ends the process with 1 when the reader has gone.
+    with console.capture() as capture:
+        for table in (facts, tensors, curve):
+            console.print(table)
+    print(capture.get(), end="")
 
 
 def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:

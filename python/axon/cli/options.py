@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from axon.cli.parser import Parser, bounded_float, bounded_int
+from axon.cli.parser import Parser, bounded_float, bounded_int, model_name
 from axon.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _MOST = 1_000_000
 def add_model_options(parser: Parser) -> None:
     """Add the options of `ModelConfig` to a command."""
     model = parser.add_argument_group("models", "each default is chosen at load or safe; none needs tuning")
-    model.add_argument("--name", help="name of a lone file's model (default: the file's)")
+    model.add_argument("--name", type=model_name, help="name of a lone file's model (default: the file's)")
     model.add_argument(
         "--max-batch-size",
         type=bounded_int(1, _MOST),

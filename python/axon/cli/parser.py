@@ -8,9 +8,9 @@ import re
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Commands", "Parser", "bounded_float", "bounded_int"]
+__all__ = ["Commands", "Parser", "bounded_float", "bounded_int", "model_name"]
 
 #: What `add_subparsers` returns; the class has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -22,6 +22,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: object) -> None:
         """Make a parser that takes whole option names only: an abbreviation may change its meaning later."""
         super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, and refuse what is left over: whichever parser it is left over from knows what may have been meant."""
+        chosen, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return chosen, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the message with a suggestion and exit."""
@@ -36,9 +45,16 @@ class Parser(argparse.ArgumentParser):
         words = list(self._option_string_actions)
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-                words += [word for parser in action.choices.values() for word in parser._option_string_actions]  # noqa: SLF001
                 words += action.choices
         return words
+
+
+def model_name(text: str) -> str:
+    """Parse a model name: the rule of the native module, named after the option."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", text):
+        message = f"expected 1 to 128 of a-z A-Z 0-9 _ . - beginning with none of `.-`, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def bounded_int(low: int, high: int) -> Callable[[str], int]:

@@ -71,15 +71,15 @@ impl ModelFile {
     /// element type that the protocol does not have.
     pub fn read(path: &Path) -> Result<Self> {
         let unreadable = |error: io::Error| {
-            Error::new(ErrorKind::InvalidModel, format!("cannot read the model file: {}", error.kind()))
-                .with_source(error)
+            Error::new(ErrorKind::InvalidModel, format!("cannot read the model file: {error}"))
         };
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
+        // Asked before it is opened: opening a pipe would wait for whoever writes it.
+        if !path.metadata().map_err(unreadable)?.is_file() {
             return Err(Error::new(ErrorKind::InvalidModel, "expected a regular file"));
         }
-        Self::parse(BufReader::new(file), metadata.len())
+        let file = File::open(path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        Self::parse(BufReader::new(file), size)
     }
 
     fn parse<R: Read + Seek>(input: R, size: u64) -> Result<Self> {

@@ -52,6 +52,11 @@ impl InputMaker {
         self.make(signature, rows, Fill::Random)
     }
 
+    /// The rows that come of asking for `rows`: a model whose first dimension is fixed takes as many as that.
+    pub fn rows_made(&self, signature: &Signature, rows: usize) -> usize {
+        signature.inputs.first().and_then(|spec| self.shape(spec, rows)?.rows()).unwrap_or(rows).max(1)
+    }
+
     /// Bytes that one row of all inputs takes.
     pub fn bytes_of_row(&self, signature: &Signature) -> usize {
         let bytes = |spec: &TensorSpec| {

@@ -50,8 +50,7 @@ pub fn check_name(name: &str) -> Result<()> {
 /// [`ErrorKind::InvalidModel`] when the path is not there or cannot be read.
 pub fn scan(path: &Path) -> Result<Vec<Found>> {
     let unreadable = |error: std::io::Error| {
-        Error::new(ErrorKind::InvalidModel, format!("cannot read `{}`: {}", path.display(), error.kind()))
-            .with_source(error)
+        Error::new(ErrorKind::InvalidModel, format!("cannot read `{}`: {error}", path.display()))
     };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_dir() {

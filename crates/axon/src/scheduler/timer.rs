@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 pub struct Timer {
     alarms: Arc<Alarms>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// A forked child has this value but not its thread.
+    process: u32,
 }
 
 struct Alarms {
@@ -65,7 +67,7 @@ impl Timer {
             std::thread::Builder::new().name("axon-timer".to_owned()).spawn(move || wait(&alarms))
         };
         let thread = thread.map_err(Error::internal)?;
-        Ok(Arc::new(Self { alarms, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { alarms, thread: Mutex::new(Some(thread)), process: std::process::id() }))
     }
 
     fn wake_at(&self, at: Instant, queue: Weak<Shared>) {
@@ -81,6 +83,9 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
         self.alarms.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.alarms.changed.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
