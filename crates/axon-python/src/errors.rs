@@ -13,9 +13,10 @@ pub type NativeError = (&'static str, String, Option<String>, Option<f64>);
 /// The exception class of a kind. A kind without one of its own is the server's trouble.
 fn class_name(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::InvalidRequest | ErrorKind::RequestTooLarge | ErrorKind::UnsupportedMedia => {
-            "InvalidRequest"
-        }
+        ErrorKind::InvalidRequest
+        | ErrorKind::RequestTooLarge
+        | ErrorKind::UriTooLong
+        | ErrorKind::UnsupportedMedia => "InvalidRequest",
         ErrorKind::ModelNotFound | ErrorKind::NotFound => "ModelNotFound",
         ErrorKind::InvalidModel => "InvalidModel",
         ErrorKind::ModelNotReady => "ModelNotReady",

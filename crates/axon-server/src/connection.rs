@@ -171,7 +171,6 @@ async fn run(app: Arc<App>, entered: Entered, stream: TcpStream, mut finish: wat
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .header_read_timeout(None)
-        .pipeline_flush(true)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let mut finishing = *finish.borrow_and_update();

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    TRANSFER_ENCODING,
 };
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode, Version};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
@@ -86,14 +88,8 @@ pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Respons
 
 async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames>> {
     let (head, incoming) = request.into_parts();
-    if head.version >= Version::HTTP_11 && !head.headers.contains_key(HOST) {
-        return Err(Error::invalid("Host", "expected a Host header, got none"));
-    }
-    let uri_length = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
-    if uri_length > MAX_URI {
-        let mut response = respond(StatusCode::URI_TOO_LONG, JSON, br#"{"error":"path: the URI is too long","code":"HEADERS_TOO_LARGE","field":"path"}"#.to_vec().into());
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return Ok(response);
+    if let Err(error) = check_head(&head) {
+        return Ok(closing(refusal(&error)));
     }
     let route = match route(&head.method, head.uri.path()) {
         Ok(route) => route,
@@ -117,6 +113,28 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             ModelVerb::Infer => infer(app, &head.headers, incoming, name, version).await,
         },
     }
+}
+
+/// Checks what hyper lets through and two readers could take differently, or one for too much.
+fn check_head(head: &Parts) -> Result<()> {
+    let uri_length = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
+    if uri_length > MAX_URI {
+        return Err(Error::at(
+            ErrorKind::UriTooLong,
+            "path",
+            format_args!("expected at most {MAX_URI} bytes, got {uri_length}"),
+        ));
+    }
+    let hosts = head.headers.get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && head.version >= Version::HTTP_11) {
+        return Err(Error::invalid("Host", format_args!("expected one Host header, got {hosts}")));
+    }
+    let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if encodings.next().is_some_and(|value| !chunked(value)) || encodings.next().is_some() {
+        return Err(Error::invalid("Transfer-Encoding", "expected `chunked`, once"));
+    }
+    Ok(())
 }
 
 fn ready(app: &App) -> Result<Response<Frames>> {
@@ -326,9 +344,12 @@ fn refusal(error: &Error) -> Response<Frames> {
     if let Some(retry_after) = error.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(retry_after)));
     }
-    if error.kind() == ErrorKind::Cancelled {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    if error.kind() == ErrorKind::Cancelled { closing(response) } else { response }
+}
+
+/// The last response of its connection.
+fn closing(mut response: Response<Frames>) -> Response<Frames> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -9,6 +9,7 @@ mod body;
 pub mod codec;
 mod connection;
 mod handler;
+mod loading;
 pub mod logging;
 pub mod route;
 mod serve;

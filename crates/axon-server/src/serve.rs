@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use crate::answers::Answers;
 use crate::connection::{self, Connections};
 use crate::handler::{App, InFlight};
-use crate::{announce, signals};
+use crate::loading::Loading;
+use crate::signals;
 
 /// The most bytes of a request's body, as sent and decoded.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -60,7 +61,10 @@ impl std::fmt::Display for ServeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listen(message) => f.write_str(message),
-            Self::Model(error) => error.fmt(f),
+            Self::Model(error) => match error.cause() {
+                Some(cause) => write!(f, "{error}\ncause: {cause}"),
+                None => error.fmt(f),
+            },
         }
     }
 }
@@ -88,21 +92,17 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
         let (server, found) =
             InferenceServer::announce(&options.path, options.config).map_err(ServeError::Model)?;
         let address = listener.local_addr().map_err(|error| ServeError::Listen(error.to_string()))?;
-        let loader = load_in_background(server.clone(), found, is_file, address, started);
-        let (failed, failure) = watch::channel(None);
-        let stop = async move {
+        let mut loading = Loading::start(server.clone(), found).map_err(ServeError::Model)?;
+        let mut failure = None;
+        let stop = async {
             tokio::select! {
                 () = stop => {}
-                error = loader => {
-                    failed.send_replace(Some(error));
-                }
+                error = loading.announce(&server, is_file, address, started) => failure = Some(error),
             }
         };
-        serve(listener, server, stop).await;
-        match failure.borrow().clone() {
-            Some(error) => Err(ServeError::Model(error)),
-            None => Ok(()),
-        }
+        serve(listener, server.clone(), stop).await;
+        loading.finish().await;
+        failure.map_or(Ok(()), |error| Err(ServeError::Model(error)))
     });
     // Nothing is left to run: connections are closed and instances joined.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -137,43 +137,6 @@ pub async fn bind(host: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
         };
         ServeError::Listen(format!("cannot listen on {address}: {problem}\nhint: choose another with {flag}"))
     })
-}
-
-/// Loads on a thread of its own, so that the server is live meanwhile. Ends only with a failure: a lone model that
-/// cannot be served.
-async fn load_in_background(
-    server: InferenceServer,
-    found: Vec<axon::repository::Found>,
-    is_file: bool,
-    address: SocketAddr,
-    started: Instant,
-) -> Error {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let load = {
-        let server = server.clone();
-        move || {
-            let failed = server.load_all(&found);
-            drop(server);
-            let _ = sender.send(failed);
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("axon-loader".to_owned()).spawn(load) {
-        return Error::internal(error);
-    }
-    let failed = match receiver.await {
-        Ok(failed) => failed,
-        Err(error) => return Error::internal(error),
-    };
-    for error in failed {
-        if is_file {
-            return error;
-        }
-        tracing::error!(cause = error.cause(), "a model is not served: {error}");
-    }
-    if !server.is_stopping() {
-        announce::ready(&server, address, started.elapsed());
-    }
-    std::future::pending().await
 }
 
 /// Serves on `listener` until `stop` resolves; then is not ready, answers what has come, and closes the models.

@@ -21,6 +21,7 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
     match kind {
         ErrorKind::InvalidRequest | ErrorKind::InvalidModel => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
         ErrorKind::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
+        ErrorKind::UriTooLong => (StatusCode::URI_TOO_LONG, "HEADERS_TOO_LARGE"),
         ErrorKind::UnsupportedMedia => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA"),
         ErrorKind::NotFound | ErrorKind::ModelNotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
         ErrorKind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD"),

@@ -13,6 +13,9 @@
 //! request starts at or after its deadline; the queue's bounds hold; every accepted request leaves exactly once,
 //! by `poll`, `cancel` or `close`.
 
+#[cfg(test)]
+pub(crate) mod planted;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -107,6 +110,8 @@ pub struct Batcher<K, R> {
     bytes: usize,
     next_id: u64,
     closed: bool,
+    #[cfg(test)]
+    plant: Option<planted::Plant<R>>,
 }
 
 impl<K: Ord + Clone, R> Batcher<K, R> {
@@ -122,6 +127,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             bytes: 0,
             next_id: 0,
             closed: false,
+            #[cfg(test)]
+            plant: None,
         }
     }
 
@@ -136,6 +143,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         }
         let id = RequestId(self.next_id);
         self.next_id += 1;
+        #[cfg(test)]
+        self.plant_in_push();
         self.bytes += bytes;
         self.deadlines.insert((deadline, id));
         self.keys.insert(id, key.clone());
@@ -148,6 +157,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     }
 
     fn reason_to_reject(&self, bytes: usize, deadline: Instant, now: Instant) -> Option<Rejected> {
+        #[cfg(test)]
+        if self.plant_in_reason(deadline, now) {
+            return None;
+        }
         let too_many_bytes =
             self.bytes.checked_add(bytes).is_none_or(|bytes| bytes > self.limits.max_queue_bytes);
         if self.closed {
@@ -167,6 +180,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
 
     /// Takes out what has expired at `now` and, when an instance is free, the batch that it runs next.
     pub fn poll(&mut self, now: Instant, instance_free: bool) -> Action<R> {
+        #[cfg(test)]
+        if let Some(action) = self.plant_in_poll(now, instance_free) {
+            return action;
+        }
         let expired = self.expire(now);
         let batch = if instance_free { self.form() } else { None };
         Action { expired, batch }
@@ -176,10 +193,16 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     fn form(&mut self) -> Option<Batch<R>> {
         let (_, key) = self.heads.first_key_value()?;
         let key = key.clone();
+        #[cfg(test)]
+        let key = self.plant_in_choice(key)?;
         let mut batch = Batch { requests: Vec::new(), rows: 0 };
         while let Some(front) = self.lanes.get(&key).and_then(VecDeque::front) {
             let rows = batch.rows.saturating_add(front.rows);
             if rows > self.limits.max_batch_rows.get() && !batch.requests.is_empty() {
+                break;
+            }
+            #[cfg(test)]
+            if self.plant_in_growth(&batch) {
                 break;
             }
             let entry = self.pop_front(&key)?;
@@ -187,6 +210,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             batch.rows = rows;
             batch.requests.push(entry.request);
         }
+        #[cfg(test)]
+        self.plant_in_batch(&mut batch, &key);
         Some(batch)
     }
 
@@ -210,6 +235,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         self.bytes -= entry.bytes;
         self.deadlines.remove(&(entry.deadline, entry.id));
         self.keys.remove(&entry.id);
+        #[cfg(test)]
+        self.plant_in_accounts(entry);
     }
 
     /// Takes the requests whose deadline is at or before `now`; they are never run.
@@ -219,7 +246,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             if deadline > now {
                 break;
             }
-            match self.cancel(id) {
+            match self.take(id) {
                 Some(request) => expired.push(request),
                 // Unreachable while the accounts agree; removing the line keeps the loop finite all the same.
                 None => {
@@ -232,6 +259,14 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
 
     /// Takes a request out of the queue because its caller has gone; `None` when it has left already.
     pub fn cancel(&mut self, id: RequestId) -> Option<R> {
+        #[cfg(test)]
+        if let std::ops::ControlFlow::Break(returned) = self.plant_in_cancel(id) {
+            return returned;
+        }
+        self.take(id)
+    }
+
+    fn take(&mut self, id: RequestId) -> Option<R> {
         let key = self.keys.get(&id)?.clone();
         let lane = self.lanes.get_mut(&key)?;
         let position = lane.binary_search_by_key(&id, |entry| entry.id).ok()?;
@@ -250,6 +285,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         let lanes = std::mem::take(&mut self.lanes);
         let mut entries: Vec<_> = lanes.into_values().flatten().collect();
         entries.sort_by_key(|entry| entry.id);
+        #[cfg(test)]
+        self.plant_in_close(&mut entries);
         entries.into_iter().map(|entry| entry.request).collect()
     }
 

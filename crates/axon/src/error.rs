@@ -17,6 +17,8 @@ pub enum ErrorKind {
     InvalidRequest,
     /// The request is larger than a limit.
     RequestTooLarge,
+    /// The path and query are longer than a limit.
+    UriTooLong,
     /// The media type or content encoding is not one that is understood.
     UnsupportedMedia,
     /// Nothing is at this path.

@@ -19,6 +19,7 @@ pub mod request;
 pub mod scheduler;
 pub mod server;
 pub mod signature;
+pub mod simulation;
 
 /// The README's Rust is compiled with the tests.
 #[cfg(doctest)]

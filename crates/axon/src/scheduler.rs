@@ -115,6 +115,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells whoever drains when nothing waits and nothing runs.
+    fn tell_if_quiet(&self, state: &State) {
+        if state.running == 0 && state.batcher.is_empty() {
+            self.quiet.notify_all();
+        }
+    }
+
     fn answer_expired(&self, expired: Vec<Pending>, now: Instant) {
         for Pending { inputs, arrived, reply, .. } in expired {
             drop(inputs);
@@ -247,9 +254,7 @@ impl Scheduler {
     pub fn cancel(&self, id: RequestId) {
         let mut state = self.shared.lock();
         let Some(pending) = state.batcher.cancel(id) else { return };
-        if state.batcher.is_empty() && state.running == 0 {
-            self.shared.quiet.notify_all();
-        }
+        self.shared.tell_if_quiet(&state);
         drop(state);
         self.shared.statistics.fail.add(pending.arrived.elapsed());
         pending.reply.forget();
@@ -307,7 +312,13 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.close(Duration::ZERO);
+        if self.process == std::process::id() {
+            self.close(Duration::ZERO);
+        } else {
+            // Not even detached: the child may have a thread of its own at the same address.
+            let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+            std::mem::forget(std::mem::take(threads));
+        }
     }
 }
 

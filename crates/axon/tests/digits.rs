@@ -16,7 +16,7 @@ fn digits() -> PathBuf {
 /// Image `number` of made-up ink: every image differs.
 fn image(number: usize) -> Tensor {
     let pixels = (0..64).map(|pixel| ((pixel * 7 + number * 31) % 17) as f32);
-    Tensor::from_vec(&[1, 64], pixels.collect()).unwrap()
+    Tensor::from_vec(&[1, 64], pixels.collect()).expect("64 pixels")
 }
 
 #[tokio::test]

@@ -89,10 +89,10 @@ fn cannot_load(path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::InvalidModel,
         format!(
-            "cannot load ONNX Runtime 1.24 or newer from `{}`: {error}\nhint: `pip install onnxruntime`, or set {LIBRARY_VARIABLE} to libonnxruntime.so",
-            path.display()
+            "cannot load ONNX Runtime 1.24 or newer\nhint: `pip install onnxruntime`, or set {LIBRARY_VARIABLE} to libonnxruntime.so"
         ),
     )
+    .with_source(format_args!("`{}`: {error}", path.display()))
 }
 
 fn turn_telemetry_off() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use synapse::{Tensor, concat_rows, split_rows};
 
 use super::{Output, Pending, Shared, timer};
-use crate::batcher::Batch;
+use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::request::Timing;
@@ -20,9 +20,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut executor: Box<dyn Executor>) {
         run_batch(shared, executor.as_mut(), batch);
         let mut state = shared.lock();
         state.running -= requests;
-        if state.running == 0 && state.batcher.is_empty() {
-            shared.quiet.notify_all();
-        }
+        shared.tell_if_quiet(&state);
     }
 }
 
@@ -31,15 +29,20 @@ fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
     let mut state = shared.lock();
     loop {
         let now = Instant::now();
-        let action = state.batcher.poll(now, true);
-        if !action.expired.is_empty() {
+        let Action { expired, batch } = state.batcher.poll(now, true);
+        // Counted before the lock is given up, so that a drain never sees a batch neither waiting nor running.
+        state.running += batch.as_ref().map_or(0, |batch| batch.requests.len());
+        if !expired.is_empty() {
             drop(state);
-            shared.answer_expired(action.expired, now);
+            shared.answer_expired(expired, now);
             state = shared.lock();
+            shared.tell_if_quiet(&state);
         }
-        if let Some(batch) = action.batch {
-            state.running += batch.requests.len();
+        if let Some(batch) = batch {
             timer::arm(shared, &mut state);
+            if state.idle > 0 && !state.batcher.is_empty() {
+                shared.work.notify_one();
+            }
             return Some(batch);
         }
         if !state.batcher.is_empty() {

@@ -84,6 +84,8 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if self.process != std::process::id() {
+            // Not even detached: the child may have a thread of its own at the same address.
+            std::mem::forget(self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
             return;
         }
         self.alarms.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
@@ -125,9 +127,7 @@ fn ring(shared: &Arc<Shared>) {
     state.armed = None;
     let action = state.batcher.poll(now, false);
     arm(shared, &mut state);
-    if state.batcher.is_empty() && state.running == 0 {
-        shared.quiet.notify_all();
-    }
+    shared.tell_if_quiet(&state);
     drop(state);
     shared.answer_expired(action.expired, now);
 }

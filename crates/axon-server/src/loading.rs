@@ -1,0 +1,72 @@
+//! The models are loaded on a thread of their own, so that the server is live meanwhile.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axon::repository::Found;
+use axon::server::InferenceServer;
+use axon::{Error, Result};
+use tokio::sync::watch;
+
+use crate::announce;
+
+/// How long a shutdown waits for the model that is being loaded.
+const FINISH_LIMIT: Duration = Duration::from_secs(1);
+
+/// The thread that loads; its last word is what failed.
+pub(crate) struct Loading {
+    outcome: watch::Receiver<Option<Vec<Error>>>,
+}
+
+impl Loading {
+    /// Starts to load what was found.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`](axon::ErrorKind) when the thread cannot be started.
+    pub fn start(server: InferenceServer, found: Vec<Found>) -> Result<Self> {
+        let (sender, outcome) = watch::channel(None);
+        let load = move || {
+            let failed = server.load_all(&found);
+            // Before the last word: a model that came too late is closed here.
+            drop(server);
+            sender.send_replace(Some(failed));
+        };
+        std::thread::Builder::new().name("axon-loader".to_owned()).spawn(load).map_err(Error::internal)?;
+        Ok(Self { outcome })
+    }
+
+    /// Says what is served when all has been tried, and what is not. Returns only the error of a lone model that
+    /// cannot be served.
+    pub async fn announce(
+        &mut self,
+        server: &InferenceServer,
+        is_file: bool,
+        address: SocketAddr,
+        started: Instant,
+    ) -> Error {
+        let failed = match self.outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or_default(),
+            Err(_) => return Error::internal("the loading thread panicked"),
+        };
+        for error in failed {
+            if is_file {
+                return error;
+            }
+            tracing::error!(cause = error.cause(), "a model is not served: {error}");
+        }
+        if !server.is_stopping() {
+            announce::ready(server, address, started.elapsed());
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until nothing is being loaded. ONNX Runtime cannot be interrupted everywhere, and its library must not be
+    /// unloaded under a thread that is inside: past the limit the process ends here, with nothing left to answer.
+    pub async fn finish(mut self) {
+        let finished = tokio::time::timeout(FINISH_LIMIT, self.outcome.wait_for(Option::is_some)).await;
+        if finished.is_err() {
+            tracing::info!("ended while a model was being loaded");
+            signal_hook::low_level::exit(0);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Makes the scenario happen: events in the order of virtual time, instances that pull batches, a timer, callers.
+//!
+//! Each batcher call is told to the ledger with its result. The driver draws on three streams of random numbers, for
+//! callers, for instances and for the timer, so that a different batch does not change which requests come after it
+//! (unless callers wait for their answers).
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::ledger::{Broken, Checked, Ledger, Ticket};
+use super::random::{Random, Trace};
+use super::scenario::{Arrivals, Ending, Scenario, Shutdown};
+use super::{Invariant, Report, Violation};
+use crate::batcher::{Batcher, Rejected, RequestId, Waiting};
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Requests come.
+    Arrive,
+    /// The caller of a request goes away.
+    Cancel(RequestId, Ticket),
+    /// The run of an instance ends.
+    Finish(usize),
+    /// An instance is back after a panic.
+    Restart(usize),
+    /// The timer looks at the queue.
+    Alarm,
+    /// New requests are refused from now on.
+    Drain,
+    /// The queue is closed.
+    Close,
+}
+
+#[derive(Debug)]
+enum Instance {
+    Idle,
+    Running(Vec<Ticket>, Ending),
+    Restarting,
+}
+
+pub(super) struct Driver<'a> {
+    scenario: &'a Scenario,
+    start: Instant,
+    now: Duration,
+    /// What will happen, by time and then by when it was decided. Bounded: each request and each instance adds a few.
+    events: BTreeMap<(Duration, u64), Event>,
+    scheduled: u64,
+    handled: usize,
+    batcher: Batcher<u8, Ticket>,
+    ledger: Ledger,
+    instances: Vec<Instance>,
+    /// When the timer looks at the queue next, as in `scheduler`.
+    armed: Option<Instant>,
+    draining: bool,
+    /// The arrivals' own clock, which is not rounded: a coarse tick bunches requests and leaves their rate.
+    next_arrival: Duration,
+    arriving: Random,
+    running: Random,
+    timing: Random,
+    trace: Trace,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) fn new(scenario: &'a Scenario, start: Instant, batcher: Batcher<u8, Ticket>) -> Self {
+        // Another stream than the one that the scenario was drawn from.
+        let mut random = Random::new(!scenario.seed);
+        Self {
+            scenario,
+            start,
+            now: Duration::ZERO,
+            events: BTreeMap::new(),
+            scheduled: 0,
+            handled: 0,
+            batcher,
+            ledger: Ledger::new(scenario.limits, start),
+            instances: (0..scenario.instances).map(|_| Instance::Idle).collect(),
+            armed: None,
+            draining: false,
+            next_arrival: Duration::ZERO,
+            arriving: random.split(),
+            running: random.split(),
+            timing: random.split(),
+            trace: Trace::default(),
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Report, Violation> {
+        // The seed of a panic is worth as much as that of a wrong answer.
+        let played = catch_unwind(AssertUnwindSafe(|| self.play())).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let detail = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Broken { invariant: Invariant::NoPanic, detail })
+        });
+        match played {
+            Ok(()) => Ok(Report {
+                seed: self.scenario.seed,
+                events: self.handled,
+                elapsed: self.ledger.last_outcome().duration_since(self.start),
+                trace: self.trace.hash(),
+                ..self.ledger.into_report()
+            }),
+            Err(Broken { invariant, detail }) => {
+                Err(Violation { invariant, seed: self.scenario.seed, at: self.now, detail })
+            }
+        }
+    }
+
+    fn play(&mut self) -> Checked {
+        let callers = match self.scenario.arrivals {
+            Arrivals::Callers { count, .. } => count,
+            _ => 1,
+        };
+        (0..callers).for_each(|_| self.arrive_next());
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            self.now = at;
+            self.handled += 1;
+            self.note(&[u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), self.handled as u64]);
+            self.handle(event)?;
+            self.settle()?;
+        }
+        self.ledger.check_end()
+    }
+
+    fn handle(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Arrive => self.arrive(),
+            Event::Cancel(id, ticket) => self.cancel(id, ticket),
+            Event::Finish(index) => self.finish(index),
+            Event::Restart(index) => {
+                self.instances[index] = Instance::Idle;
+                self.poll(Some(index))
+            }
+            Event::Alarm => {
+                self.armed = None;
+                self.poll(None)
+            }
+            Event::Drain => {
+                self.batcher.refuse_new();
+                self.ledger.refusing();
+                self.draining = true;
+                self.ledger.check_accounts(&self.batcher)
+            }
+            Event::Close => self.close(),
+        }
+    }
+
+    /// What the scheduler does whenever something has happened: idle instances pull, the timer is armed, and a
+    /// drained queue is closed.
+    fn settle(&mut self) -> Checked {
+        for index in 0..self.instances.len() {
+            if matches!(self.instances[index], Instance::Idle) && !self.batcher.is_empty() {
+                self.poll(Some(index))?;
+            }
+        }
+        self.arm();
+        let running = self.instances.iter().map(Instance::requests).sum();
+        let idle = self.instances.iter().filter(|instance| matches!(instance, Instance::Idle)).count();
+        self.ledger.check_event(&self.batcher, running, idle)?;
+        if self.draining && self.batcher.is_empty() && running == 0 {
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self) -> Checked {
+        let together = match self.scenario.arrivals {
+            Arrivals::Poisson { together, .. } => together,
+            _ => 1,
+        };
+        for _ in 0..together.min(self.scenario.requests - self.ledger.received()) {
+            self.push()?;
+            self.shut_down_when_due();
+        }
+        if !matches!(self.scenario.arrivals, Arrivals::Callers { .. }) {
+            self.arrive_next();
+        }
+        Ok(())
+    }
+
+    /// Schedules the next arrival of an open loop, or that of one caller who thinks first.
+    fn arrive_next(&mut self) {
+        if self.ledger.received() >= self.scenario.requests {
+            return;
+        }
+        let gap = self.scenario.arrivals.gap(&mut self.arriving);
+        let from = match self.scenario.arrivals {
+            Arrivals::Callers { .. } => self.now,
+            _ => self.next_arrival,
+        };
+        self.next_arrival = from + gap;
+        self.schedule(self.next_arrival.saturating_sub(self.now), Event::Arrive);
+    }
+
+    fn push(&mut self) -> Checked {
+        let Scenario { rows, limits, timeouts, keys, cancellation, service, .. } = self.scenario;
+        let random = &mut self.arriving;
+        let ticket = Ticket(self.ledger.received());
+        // Some shapes are more common than others.
+        let last = random.between(0, usize::from(*keys) - 1);
+        let key = random.between(0, last);
+        let rows = rows.count(limits.max_batch_rows.get(), random);
+        let timeout = self.scenario.ticks(timeouts.length(random));
+        let gone = random.chance(cancellation.share).then(|| random.up_to(cancellation.within));
+        let now = self.start + self.now;
+        let request = Waiting {
+            key: u8::try_from(key).unwrap_or_default(),
+            rows,
+            bytes: rows * self.scenario.rows.bytes,
+            deadline: now + timeout,
+            request: ticket,
+        };
+        let result = self.batcher.push(request.clone(), now);
+        self.note(&[ticket.0 as u64, result.as_ref().map_or(u64::MAX, |id| id.number())]);
+        match (&result, gone) {
+            (Ok(id), Some(after)) => self.schedule(after, Event::Cancel(*id, ticket)),
+            (Ok(_), None) | (Err((Rejected::Closed, _)), _) => {}
+            // A caller who is refused waits for about a batch before it asks again.
+            (Err(_), _) => self.caller_asks_again(service.duration(limits.max_batch_rows.get())),
+        }
+        self.ledger.pushed(&request, now, result)?;
+        self.ledger.check_accounts(&self.batcher)
+    }
+
+    fn caller_asks_again(&mut self, after: Duration) {
+        if matches!(self.scenario.arrivals, Arrivals::Callers { .. }) {
+            let think = self.scenario.arrivals.gap(&mut self.arriving);
+            self.schedule(after + think, Event::Arrive);
+        }
+    }
+
+    fn shut_down_when_due(&mut self) {
+        let sent = self.ledger.received();
+        match self.scenario.shutdown {
+            Shutdown::Drain { after, limit } if after == sent => {
+                self.schedule(Duration::ZERO, Event::Drain);
+                if let Some(limit) = limit {
+                    self.schedule(limit, Event::Close);
+                }
+            }
+            Shutdown::Close { after } if after == sent => self.schedule(Duration::ZERO, Event::Close),
+            _ => {}
+        }
+    }
+
+    fn cancel(&mut self, id: RequestId, ticket: Ticket) -> Checked {
+        let returned = self.batcher.cancel(id);
+        self.note(&[id.number(), u64::from(returned.is_some())]);
+        if returned.is_some() {
+            self.caller_asks_again(Duration::ZERO);
+        }
+        self.ledger.cancelled(ticket, returned, self.start + self.now)?;
+        self.ledger.check_accounts(&self.batcher)
+    }
+
+    /// Polls for the instance `free`, or only for what has expired.
+    fn poll(&mut self, free: Option<usize>) -> Checked {
+        let now = self.start + self.now;
+        let action = self.batcher.poll(now, free.is_some());
+        self.ledger.polled(now, free.is_some(), &action, self.batcher.len())?;
+        self.ledger.check_accounts(&self.batcher)?;
+        for ticket in action.expired {
+            self.note(&[ticket.0 as u64]);
+            self.caller_asks_again(Duration::ZERO);
+        }
+        let (Some(index), Some(batch)) = (free, action.batch) else { return Ok(()) };
+        self.note(&[index as u64, batch.rows as u64]);
+        let (duration, ending) = self.scenario.service.run(batch.rows, &mut self.running);
+        batch.requests.iter().for_each(|ticket| self.note(&[ticket.0 as u64]));
+        self.instances[index] = Instance::Running(batch.requests, ending);
+        self.schedule(duration, Event::Finish(index));
+        Ok(())
+    }
+
+    fn finish(&mut self, index: usize) -> Checked {
+        let done = std::mem::replace(&mut self.instances[index], Instance::Idle);
+        let Instance::Running(requests, ending) = done else { return Ok(()) };
+        self.note(&[index as u64, ending as u64]);
+        for ticket in requests {
+            self.ledger.finished(ticket, ending == Ending::Answers, self.start + self.now)?;
+            self.caller_asks_again(Duration::ZERO);
+        }
+        if ending == Ending::Panic {
+            self.instances[index] = Instance::Restarting;
+            let restart = self.running.up_to(self.scenario.service.restart);
+            self.schedule(restart, Event::Restart(index));
+            return Ok(());
+        }
+        self.poll(Some(index))
+    }
+
+    fn close(&mut self) -> Checked {
+        self.draining = false;
+        let returned = self.batcher.close();
+        self.note(&[returned.len() as u64]);
+        self.ledger.closed(&returned, self.start + self.now)?;
+        self.ledger.check_accounts(&self.batcher)
+    }
+
+    /// Arms the timer as `scheduler` does: only for a deadline that is earlier than what it is armed for.
+    fn arm(&mut self) {
+        let Some(deadline) = self.batcher.next_deadline() else { return };
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            self.armed = Some(deadline);
+            let late = self.timing.up_to(self.scenario.timer_lag);
+            let wait = deadline.saturating_duration_since(self.start + self.now);
+            self.schedule(wait + late, Event::Alarm);
+        }
+    }
+
+    fn schedule(&mut self, after: Duration, event: Event) {
+        let at = self.scenario.ticks(self.now + after);
+        self.events.insert((at, self.scheduled), event);
+        self.scheduled += 1;
+    }
+
+    fn note(&mut self, words: &[u64]) {
+        for &word in words {
+            self.trace.add(word);
+        }
+    }
+}
+
+impl Instance {
+    fn requests(&self) -> usize {
+        match self {
+            Self::Running(requests, _) => requests.len(),
+            Self::Idle | Self::Restarting => 0,
+        }
+    }
+}
