@@ -78,7 +78,7 @@ class Overloaded(AxonError):  # noqa: N818
 
 
 class QuotaExceeded(AxonError):  # noqa: N818
-    """This client has used up its own limit."""
+    """A client has used up its own limit."""
 
 
 class DeadlineExceeded(AxonError, TimeoutError):  # noqa: N818

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Commands", "Parser", "bounded_float", "bounded_int", "model_name"]
 
 #: What `add_subparsers` returns; the class has no public name.
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
 
 
 class Parser(argparse.ArgumentParser):
