@@ -191,19 +191,28 @@ def test_each_row_is_here_or_says_where_it_is() -> None:
     assert all(reason for reason in ELSEWHERE.values())
 
 
-def test_b_119_a_bad_value_fails_its_own_request_and_no_neighbour(tmp_path: Path) -> None:
+@pytest.fixture
+def batching(tmp_path: Path) -> Iterator[Server]:
+    """Serve `gather` in batches; on a machine that is busy, the probe at load may take a batch to be no gain."""
+    path = save(traced(gather()), tmp_path / "gather.onnx")
+    for _ in range(8):
+        with serving(path, "--instances", "1", "--log-level", "off") as started:
+            if "batches of up to" in started.printed:
+                yield started
+                return
+    pytest.fail("the model is never batched")
+
+
+def test_b_119_a_bad_value_fails_its_own_request_and_no_neighbour(batching: Server) -> None:
     """The bad index fails the run of a batch; each other request of that batch gets its exact answer all the same."""
     table = {0: [0.0, 1.0], 1: [10.0, 11.0], 2: [20.0, 21.0]}
     indices = [0, 1, 2, 7, 1, 0, 2, 2]
 
     def one(index: int) -> Answer:
         tensor = {"name": "index", "datatype": "INT64", "shape": [1], "data": [index]}
-        return ask(own, "/v2/models/gather/infer", json.dumps({"inputs": [tensor]}).encode())
+        return ask(batching, "/v2/models/gather/infer", json.dumps({"inputs": [tensor]}).encode())
 
-    with (
-        serving(save(traced(gather()), tmp_path / "gather.onnx"), "--instances", "1", "--log-level", "off") as own,
-        ThreadPoolExecutor(len(indices)) as pool,
-    ):
+    with ThreadPoolExecutor(len(indices)) as pool:
         for attempt in range(1, 51):
             for index, answer in zip(indices, pool.map(one, indices), strict=True):
                 if index in table:
@@ -211,13 +220,12 @@ def test_b_119_a_bad_value_fails_its_own_request_and_no_neighbour(tmp_path: Path
                     outputs = {output["name"]: output for output in json.loads(answer.body)["outputs"]}
                     assert outputs["row"]["data"] == table[index]
                 else:
-                    case = Case("B-119", "gather", b"", "inputs", "idx=7 … [-3,2]")
-                    assert_one_honest_error(answer, case)
-            (stats,) = json.loads(ask(own, "/v2/models/gather/stats").body)["model_stats"]
+                    assert_one_honest_error(answer, Case("B-119", "gather", b"", "inputs", "idx=7 … [-3,2]"))
+            (stats,) = json.loads(ask(batching, "/v2/models/gather/stats").body)["model_stats"]
             assert stats["inference_stats"]["success"]["count"] == 7 * attempt
             assert stats["inference_stats"]["fail"]["count"] == attempt
             run = sum(batch["batch_size"] * batch["compute_infer"]["count"] for batch in stats["batch_stats"])
             # More rows were run than there were requests: a batch failed and its requests were run again, alone.
-            if run > 8 * attempt:
+            if run > len(indices) * attempt:
                 return
         pytest.fail(f"no bad request shared a batch in {attempt} attempts: {stats}")

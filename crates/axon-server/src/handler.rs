@@ -31,6 +31,9 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
+/// Text of more bytes than this is read and written on another thread: it takes a millisecond or more.
+const INLINE_TEXT: usize = 64 << 10;
+
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
@@ -165,11 +168,11 @@ async fn infer(
     let _guard = app.in_flight.enter();
     check_content_type(headers)?;
     let body = body::read(incoming, app.body_limit).await?;
-    let body = decode_content(headers, body, app.body_limit)?;
-    let Decoded { inputs, outputs, timeout, id, format } = decode(app, headers, body, name, version)?;
+    let Decoded { inputs, outputs, timeout, id, format } = decode(app, headers, body, name, version).await?;
     let request = InferenceRequest { model: name.to_owned(), version, inputs, outputs, timeout };
     let response = ask(app, request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
-    let encoded = codec::encode(&response, id.as_deref(), &format)?;
+    let is_long = format.text_bytes(&response) > INLINE_TEXT;
+    let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
     let Some(header_length) = encoded.header_length else {
         return Ok(respond(StatusCode::OK, JSON, encoded.json.into()));
     };
@@ -200,23 +203,54 @@ fn binary_frames(mut json: Vec<u8>, tensors: Vec<synapse::Memory>) -> Frames {
     Frames::from(json)
 }
 
-fn decode(app: &App, headers: &HeaderMap, body: Bytes, name: &str, version: Option<u64>) -> Result<Decoded> {
+async fn decode(
+    app: &App,
+    headers: &HeaderMap,
+    body: Bytes,
+    name: &str,
+    version: Option<u64>,
+) -> Result<Decoded> {
     let mut lengths = headers.get_all(HEADER_LENGTH).iter();
-    let length = match (lengths.next(), lengths.next()) {
-        (None, _) => None,
-        (Some(value), None) => Some(codec::parse_header_length(value.as_bytes(), body.len())?),
-        (Some(_), Some(_)) => {
+    let header = match (lengths.next(), lengths.next()) {
+        (header, None) => header.cloned(),
+        (_, Some(_)) => {
             return Err(Error::invalid(
                 "Inference-Header-Content-Length",
                 "expected one header, got several",
             ));
         }
     };
-    if length == Some(0) {
-        let model = app.server.model(name, version)?;
-        return codec::decode_raw(body, &model.signature().inputs);
+    let encoding = content_encoding(headers);
+    let limit = app.body_limit;
+    let server = app.server.clone();
+    let name = name.to_owned();
+    // Binary tensors are not read here: only the length of the text counts, which a compressed body does not tell.
+    let text = header.as_ref().and_then(|header| header.to_str().ok()?.parse().ok()).unwrap_or(body.len());
+    let is_long = text.min(body.len()) > INLINE_TEXT || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
+    off_the_wire(is_long, move || {
+        let body = match encoding {
+            Some(encoding) => codec::decode_content(body, &encoding, limit)?,
+            None => body,
+        };
+        let length =
+            header.map(|header| codec::parse_header_length(header.as_bytes(), body.len())).transpose()?;
+        if length == Some(0) {
+            return codec::decode_raw(body, &server.model(&name, version)?.signature().inputs);
+        }
+        codec::decode(body, length)
+    })
+    .await
+}
+
+/// Reads or writes long text on another thread, so that other connections do not wait for it.
+async fn off_the_wire<T: Send + 'static>(
+    is_long: bool,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if !is_long {
+        return work();
     }
-    codec::decode(body, length)
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
 }
 
 /// JSON, binary, or nothing said; `curl -d` says form, and means JSON.
@@ -244,14 +278,14 @@ fn check_content_type(headers: &HeaderMap) -> Result<()> {
     ))
 }
 
-fn decode_content(headers: &HeaderMap, body: Bytes, limit: usize) -> Result<Bytes> {
+/// The encoding of the body; `None` when there is none.
+fn content_encoding(headers: &HeaderMap) -> Option<String> {
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    let Some(first) = encodings.next() else { return Ok(body) };
-    let encoding = first.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+    let encoding = encodings.next()?.to_str().unwrap_or("?").trim().to_ascii_lowercase();
     if encodings.next().is_some() {
-        return codec::decode_content(body, "several", limit);
+        return Some("several".to_owned());
     }
-    if encoding == "identity" { Ok(body) } else { codec::decode_content(body, &encoding, limit) }
+    (encoding != "identity").then_some(encoding)
 }
 
 fn log_failure(error: &Error, model: &str, id: Option<&str>) {

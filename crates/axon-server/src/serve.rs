@@ -119,7 +119,8 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         builder.worker_threads((cores / 4).clamp(2, 16));
         builder
     };
-    builder.thread_name("axon-io").enable_all().build()
+    // Long texts are read and written on these, no more at once than there are cores.
+    builder.thread_name("axon-io").max_blocking_threads(cores + 1).enable_all().build()
 }
 
 /// Listens on an address.

@@ -26,7 +26,7 @@ mod tests;
 
 use std::time::Duration;
 
-use axon::request::Inputs;
+use axon::request::{InferenceResponse, Inputs};
 
 pub use binary::{decode_raw, parse_header_length};
 pub use content::decode_content;
@@ -58,6 +58,13 @@ pub struct OutputFormat {
 }
 
 impl OutputFormat {
+    /// The bytes of a response's tensors that are to be written as text.
+    #[must_use]
+    pub fn text_bytes(&self, response: &InferenceResponse) -> usize {
+        let outputs = response.outputs.iter().enumerate().filter(|(index, _)| !self.of(*index).binary);
+        outputs.map(|(_, output)| output.tensor.memory().len()).sum()
+    }
+
     /// The format of the output at `index` in the response.
     fn of(&self, index: usize) -> ListedOutput {
         let unlisted = ListedOutput { binary: self.binary, classification: None };
