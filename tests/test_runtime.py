@@ -99,7 +99,7 @@ def test_the_threads_of_a_server_are_named_and_counted(digits: Path) -> None:
     with serving(digits) as server:
         # An answer shows that the instance's thread has started, and has its name.
         url = f"http://{server.address}/v2/models/digits/infer"
-        with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=PATIENCE_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=PATIENCE_S) as answer:
             assert answer.status == 200
         tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
         names = sorted((task / "comm").read_text().strip() for task in tasks)
