@@ -7,7 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from axon import _axon
-from axon.errors import ModelNotFound
+from axon._tensors import is_text
+from axon.errors import InvalidRequest, ModelNotFound
 from axon.metadata import ModelMetadata, ModelState, TensorMetadata
 
 if TYPE_CHECKING:
@@ -27,7 +28,14 @@ def question(
     """Return all of a request but its inputs, as the native module takes it."""
     if version is not None and not 0 <= version < 2**64:
         raise ModelNotFound(f"version {version} is not here; expected 1 to 2^64 - 1", "model_version")
-    return model or "", version, list(outputs) if outputs is not None else [], timeout_s
+    if isinstance(outputs, str):
+        raise InvalidRequest("outputs: expected a sequence of names, got one str", "outputs")
+    names = [model or "", *(outputs or ())]
+    for index, name in enumerate(names):
+        field = f"outputs[{index - 1}].name" if index else "model_name"
+        if not isinstance(name, str) or not is_text(name):
+            raise InvalidRequest(f"{field}: expected text, got {name!r}", field)
+    return names[0], version, names[1:], timeout_s
 
 
 class ServerBase:

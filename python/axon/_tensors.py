@@ -13,7 +13,7 @@ from axon.errors import InvalidRequest
 if TYPE_CHECKING:
     from axon._axon import NativeInput, NativeOutput
 
-__all__ = ["Inputs", "Outputs", "from_native", "to_native"]
+__all__ = ["Inputs", "Outputs", "from_native", "is_text", "to_native"]
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
@@ -62,6 +62,15 @@ def from_native(outputs: list[NativeOutput]) -> Outputs:
     return {name: _array(datatype, shape, data) for name, datatype, shape, data in outputs}
 
 
+def is_text(text: str) -> bool:
+    """Return whether `text` can be sent: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _describe(index: int, name: str | None, value: Any) -> NativeInput:  # noqa: ANN401
     if type(value) is np.ndarray and value.ndim:
         datatype = _DATATYPES.get(value.dtype)
@@ -78,17 +87,9 @@ def _name(index: int, name: Any) -> str:  # noqa: ANN401
     field = f"inputs[{index}].name"
     if not isinstance(name, str):
         raise InvalidRequest(f"{field}: expected str, got {type(name).__name__}", field)
-    if not _is_unicode(name):
+    if not is_text(name):
         raise InvalidRequest(f"{field}: expected text, got a lone surrogate", field)
     return name
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
@@ -132,7 +133,7 @@ def _torch_bfloat16_bits(value: Any) -> Any:  # noqa: ANN401
 def _elements(field: str, array: Array) -> list[bytes]:
     elements = []
     for position, element in enumerate(array.ravel().tolist()):
-        if isinstance(element, str) and _is_unicode(element):
+        if isinstance(element, str) and is_text(element):
             elements.append(element.encode())
         elif isinstance(element, bytes):
             elements.append(element)

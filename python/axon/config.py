@@ -21,7 +21,8 @@ class ModelConfig:
     Attributes:
         max_batch_size: Most rows of one request, at least 1; None leaves it to the memory.
         max_queue_size: Most requests that wait for each model, at least 1; one more is `Overloaded`. None is 1,024.
-        request_timeout_s: Seconds that a request waits for its answer when it does not say, more than 0; at most 300.
+        request_timeout_s: Seconds that a request may wait to be run when it does not say, more than 0; at most 300. A
+            run that has begun is not stopped.
         batching: Whether requests may share a run. True lets the load-time probe decide; False never.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.

@@ -9,7 +9,7 @@ Exception
     ├── ModelNotReady                       it is loading, or failed to: retry
     ├── Overloaded                          the queue is full: retry after `retry_after_s`
     ├── QuotaExceeded                       this client's own limit: retry after `retry_after_s`
-    ├── DeadlineExceeded   (TimeoutError)   not answered within the timeout
+    ├── DeadlineExceeded   (TimeoutError)   not run within the timeout
     ├── ExecutionFailed    (RuntimeError)   the model failed while it ran
     └── ServerError        (RuntimeError)   shutting down, closed, or a defect
 ```
@@ -82,7 +82,7 @@ class QuotaExceeded(AxonError):  # noqa: N818
 
 
 class DeadlineExceeded(AxonError, TimeoutError):  # noqa: N818
-    """The request was not answered within its timeout."""
+    """The request was not run within its timeout."""
 
 
 class ExecutionFailed(AxonError, RuntimeError):  # noqa: N818

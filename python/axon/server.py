@@ -85,7 +85,7 @@ class InferenceServer(ServerBase):
             model: Name of the model; None for the only one.
             version: Version to run; the newest that is ready when None.
             outputs: Names of the outputs wanted; all when None.
-            timeout_s: Seconds to wait, more than 0; the server's `request_timeout_s` when None.
+            timeout_s: Seconds to wait to be run, more than 0; the server's `request_timeout_s` when None.
 
         Returns:
             Read-only arrays by output name, in the model's order, each `[rows, *signature]`.
@@ -95,7 +95,7 @@ class InferenceServer(ServerBase):
             ModelNotFound: There is no such model or version.
             ModelNotReady: The model failed to load.
             Overloaded: The queue is full; `retry_after_s` says when to try again.
-            DeadlineExceeded: The answer did not come within the timeout.
+            DeadlineExceeded: The request was not run within the timeout.
             ExecutionFailed: The model failed while it ran.
             ServerError: The server is closed.
         """
@@ -171,5 +171,8 @@ def _waiter_of_running_loop() -> _Waiter:
     loop: Any = asyncio.get_running_loop()
     waiter = _waiters.get(loop)
     if waiter is None:
+        # A loop that was closed with requests pending would keep itself alive through their futures.
+        for closed in [other for other in _waiters if other.is_closed()]:
+            del _waiters[closed]
         waiter = _waiters[loop] = _Waiter(loop)
     return waiter

@@ -7,8 +7,8 @@ use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axon::Result;
 use axon::request::InferenceResponse;
+use axon::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -64,7 +64,11 @@ impl Completions {
         let list = PyList::empty(py);
         for (token, answer) in answers {
             match answer {
-                Ok(response) => list.append((token, outputs(py, response)?, py.None()))?,
+                Ok(response) => match outputs(py, response) {
+                    Ok(outputs) => list.append((token, outputs, py.None()))?,
+                    // One answer that cannot be converted (no memory) must not take the others with it.
+                    Err(error) => list.append((token, py.None(), to_native(&Error::internal(error))))?,
+                },
                 Err(error) => list.append((token, py.None(), to_native(&error)))?,
             }
         }

@@ -64,7 +64,8 @@ impl NativeConfig {
 
 fn seconds(field: &'static str, seconds: f64) -> Result<Duration> {
     let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
-    duration.ok_or_else(|| Error::invalid(field, format_args!("expected more than 0 seconds, got {seconds}")))
+    duration
+        .ok_or_else(|| Error::invalid(field, format_args!("expected 1e-9 to 1e9 seconds, got {seconds:?}")))
 }
 
 /// A question as the package passes it on: model, version, outputs, timeout in seconds.
@@ -156,10 +157,10 @@ impl Server {
             }
             queue.push(token, answer);
         };
+        let asked = request(inputs, question);
         // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
         let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        let submitted =
-            request(inputs, question).and_then(|request| self.handle.server.submit(request, reply));
+        let submitted = asked.and_then(|request| self.handle.server.submit(request, reply));
         match submitted {
             Ok(ticket) => {
                 ticket.wake();

@@ -112,13 +112,17 @@ impl Buffer {
 /// The outputs of a response: for each its name, data type, shape, and a [`Buffer`] or, for BYTES, a list of bytes.
 pub fn outputs(py: Python<'_>, response: InferenceResponse) -> PyResult<Bound<'_, PyList>> {
     let list = PyList::empty(py);
+    let batch_rows = response.timing.batch_rows;
     for NamedTensor { name, tensor } in response.outputs {
+        // An array that is kept must not keep its neighbours' rows: copied out of a shared batch, lent where alone.
+        let is_shared = tensor.shape().rows().is_some_and(|rows| rows < batch_rows);
         let shape = PyTuple::new(py, tensor.shape().iter())?;
         let datatype = tensor.datatype();
         let data = if datatype == DataType::Bytes {
             PyList::new(py, tensor.elements().map(|element| PyBytes::new(py, element)))?.into_any()
         } else {
-            Bound::new(py, Buffer { memory: tensor.into_memory() })?.into_any()
+            let memory = if is_shared { Memory::copy_of(tensor.memory()) } else { tensor.into_memory() };
+            Bound::new(py, Buffer { memory })?.into_any()
         };
         list.append((name, datatype.name(), shape, data))?;
     }

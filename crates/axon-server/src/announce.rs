@@ -93,13 +93,18 @@ fn try_size(spec: &TensorSpec) -> Vec<usize> {
     spec.shape.as_deref().map_or_else(|| vec![1], |shape| shape.iter().map(size).collect())
 }
 
+/// The elements of a try-out's input.
+fn try_count(spec: &TensorSpec) -> usize {
+    try_size(spec).into_iter().fold(1, usize::saturating_mul)
+}
+
 /// A line for a POSIX shell that asks the model for an answer to zeros.
 #[must_use]
 pub fn curl_line(model: &Model, address: SocketAddr) -> String {
     let url = format!("http://{address}/v2/models/{}/versions/{}/infer", model.name(), model.version());
     let inputs = &model.signature().inputs;
-    let counts: Vec<usize> = inputs.iter().map(|spec| try_size(spec).iter().product()).collect();
-    if counts.iter().sum::<usize>() <= TYPED_VALUES {
+    let counts: Vec<usize> = inputs.iter().map(try_count).collect();
+    if counts.iter().copied().fold(0, usize::saturating_add) <= TYPED_VALUES {
         let inputs: Vec<String> = inputs.iter().map(typed_input).collect();
         let body = format!(r#"{{"inputs":[{}]}}"#, inputs.join(","));
         return format!("curl -s {url} -d {}", quoted(&body));
@@ -107,8 +112,8 @@ pub fn curl_line(model: &Model, address: SocketAddr) -> String {
     let mut total = 0;
     let mut binary_input = |(spec, count): (&TensorSpec, &usize)| {
         // Zero bytes are zeros of every number type, and for BYTES that many empty strings.
-        let bytes = count * spec.datatype.size().unwrap_or(synapse::bytes::PREFIX);
-        total += bytes;
+        let bytes = count.saturating_mul(spec.datatype.size().unwrap_or(synapse::bytes::PREFIX));
+        total = usize::saturating_add(total, bytes);
         format!(
             r#"{{"name":{},"shape":{:?},"datatype":"{}","parameters":{{"binary_data_size":{bytes}}}}}"#,
             json_string(&spec.name),

@@ -62,8 +62,11 @@ impl Activity {
             _ => None,
         };
         let stalled_since = self.stalled_since.load(Relaxed);
+        // While an answer is being read slowly, only the stall counts.
+        if stalled_since > 0 {
+            return over(stalled_since, WRITE_STALL);
+        }
         limit.is_some_and(|limit| over(self.since.load(Relaxed), limit))
-            || (stalled_since > 0 && over(stalled_since, WRITE_STALL))
     }
 }
 
@@ -71,6 +74,8 @@ impl Activity {
 pub(crate) struct Connections {
     started: Instant,
     limit: usize,
+    /// Connections refused since the last sweep.
+    refused: AtomicU64,
     open: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
     changed: Notify,
 }
@@ -78,7 +83,13 @@ pub(crate) struct Connections {
 impl Connections {
     /// None yet, and never more than `limit`.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), limit, open: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self {
+            started: Instant::now(),
+            limit,
+            refused: AtomicU64::new(0),
+            open: Mutex::default(),
+            changed: Notify::new(),
+        })
     }
 
     /// Milliseconds since the start, at least 1.
@@ -106,6 +117,10 @@ impl Connections {
 
     /// Closes what is over its limit.
     pub fn sweep(&self) {
+        let refused = self.refused.swap(0, Relaxed);
+        if refused > 0 {
+            tracing::warn!(limit = self.limit, refused, "refused connections: the limit is reached");
+        }
         let now = self.now();
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for activity in open.1.values().filter(|activity| activity.is_over_its_limit(now)) {
@@ -146,7 +161,7 @@ pub(crate) fn spawn(
     finish: watch::Receiver<bool>,
 ) {
     let Some(entered) = connections.enter() else {
-        tracing::warn!(limit = connections.limit, "refused a connection: the limit is reached");
+        connections.refused.fetch_add(1, Relaxed);
         return;
     };
     tokio::spawn(run(Arc::clone(app), entered, stream, finish));

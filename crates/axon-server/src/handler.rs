@@ -34,6 +34,9 @@ const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream")
 /// Text of more bytes than this is read and written on another thread: it takes a millisecond or more.
 const INLINE_TEXT: usize = 64 << 10;
 
+/// So are bodies of more bytes than this, whatever is in them.
+const INLINE_BINARY: usize = 4 << 20;
+
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
@@ -83,10 +86,12 @@ impl Drop for InFlightGuard<'_> {
 
 /// Answers one request.
 pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
-    match answer(&app, request).await {
+    let response = match answer(&app, request).await {
         Ok(response) => response,
         Err(error) => refusal(&error),
-    }
+    };
+    // A client that is told so does not send its next request into a connection that is about to close.
+    if app.server.is_stopping() { closing(response) } else { response }
 }
 
 async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames>> {
@@ -224,9 +229,12 @@ async fn decode(
     let limit = app.body_limit;
     let server = app.server.clone();
     let name = name.to_owned();
-    // Binary tensors are not read here: only the length of the text counts, which a compressed body does not tell.
+    // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the
+    // length of its text.
     let text = header.as_ref().and_then(|header| header.to_str().ok()?.parse().ok()).unwrap_or(body.len());
-    let is_long = text.min(body.len()) > INLINE_TEXT || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
+    let is_long = text.min(body.len()) > INLINE_TEXT
+        || body.len() > INLINE_BINARY
+        || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
     off_the_wire(is_long, move || {
         let body = match encoding {
             Some(encoding) => codec::decode_content(body, &encoding, limit)?,

@@ -27,7 +27,6 @@ impl Loading {
         let (sender, outcome) = watch::channel(None);
         let load = move || {
             let failed = server.load_all(&found);
-            // Before the last word: a model that came too late is closed here.
             drop(server);
             sender.send_replace(Some(failed));
         };

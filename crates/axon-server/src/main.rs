@@ -28,7 +28,7 @@ struct Arguments {
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
-    /// How long a request waits for its answer when it does not say, in seconds
+    /// How long a request may wait to be run when it does not say, in seconds
     #[arg(long, default_value_t = 10.0)]
     request_timeout: f64,
     /// The most rows of one request; none leaves it to the size limit

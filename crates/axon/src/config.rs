@@ -64,7 +64,7 @@ pub struct ModelConfig {
     pub max_queue_size: NonZeroUsize,
     /// The most input bytes that wait; more is refused with `Overloaded`.
     pub max_queue_bytes: usize,
-    /// How long a request waits for its answer when it does not say.
+    /// How long a request may wait to be run when it does not say; a run that has begun is not stopped.
     pub request_timeout: Duration,
     /// Whether requests may share a run.
     pub batching: Batching,

@@ -23,8 +23,12 @@ const MAX_ROWS: usize = 64;
 /// Bytes of inputs that one probe batch may take.
 const MAX_BYTES: usize = 64 << 20;
 
-/// How long the run-time curve is measured for, together.
+/// How long the run-time curve is measured for, together; longer where a run is slow, so that two points come of it.
 const CURVE_BUDGET: Duration = Duration::from_millis(150);
+const LONGEST_CURVE: Duration = Duration::from_secs(1);
+
+/// A run of one row that takes longer is tried beside one kind of neighbour only.
+const SLOW_RUN: Duration = Duration::from_millis(500);
 
 /// A batch is not grown for less than this gain per row.
 const WORTHWHILE: f64 = 0.95;
@@ -57,7 +61,7 @@ impl fmt::Display for Batchable {
 pub struct CurvePoint {
     /// Rows run together.
     pub rows: usize,
-    /// The median time of one run.
+    /// The fastest of a few runs.
     pub duration: Duration,
 }
 
@@ -91,7 +95,8 @@ impl Findings {
     }
 }
 
-/// Runs the model a few times to find out. Takes about ten runs of one to four rows and 150 ms.
+/// Runs the model to find out: about thirty runs of one to four rows and 150 ms, for a slow model ten of one or two
+/// rows and a second.
 pub fn probe(signature: &Signature, executor: &mut dyn Executor) -> Findings {
     let mut maker = InputMaker::new();
     let mut not_run = None;
@@ -108,12 +113,18 @@ pub fn probe(signature: &Signature, executor: &mut dyn Executor) -> Findings {
     let deterministic = trial.is_deterministic();
     let batchable = match static_obstacle(signature) {
         Some(reason) => Batchable::No(reason),
-        None if !deterministic => Batchable::No("the same inputs give different outputs".to_owned()),
+        None if deterministic == Some(false) => {
+            Batchable::No("the same inputs give different outputs".to_owned())
+        }
         None => trial.rows_are_independent(),
     };
     let max_rows = if matches!(batchable, Batchable::Yes { .. }) { MAX_ROWS } else { 1 };
-    let curve = trial.measure(max_rows);
-    Findings { batchable, deterministic: Some(deterministic), curve, not_run: None }
+    let mut curve = trial.measure(max_rows);
+    let batchable = trial.confirm(batchable, &curve);
+    if matches!(batchable, Batchable::No(_)) {
+        curve.truncate(1);
+    }
+    Findings { batchable, deterministic, curve, not_run: None }
 }
 
 /// Why the signature alone rules batching out; `None` when it does not.
@@ -148,28 +159,36 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    fn is_deterministic(&mut self) -> bool {
+    /// Whether two runs of the same inputs agree; `None` when they cannot be run.
+    fn is_deterministic(&mut self) -> Option<bool> {
         let inputs = self.maker.row(self.signature, Fill::Random);
-        match (self.executor.run(&inputs), self.executor.run(&inputs)) {
-            (Ok(first), Ok(second)) => first == second,
-            _ => false,
-        }
+        Some(self.executor.run(&inputs).ok()? == self.executor.run(&inputs).ok()?)
     }
 
     /// Runs one row alone, then at every place beside neighbours that are large and that are not numbers.
     fn rows_are_independent(&mut self) -> Batchable {
-        let row = self.maker.row(self.signature, Fill::Random);
         let started = Instant::now();
-        let Ok(alone) = self.executor.run(&row) else { return could_not_run("a row alone") };
-        // A slow model is tried with two rows, so that loading it takes a few runs and not thirty.
-        let rows = if started.elapsed() > Duration::from_millis(20) { 2 } else { 4 };
+        if self.run_alone().is_none() {
+            return could_not_run("a row alone");
+        }
+        let single = started.elapsed();
+        let executor = &mut *self.executor;
+        self.maker.find_magnitude(self.signature, |inputs| executor.run(inputs).is_ok());
+        // A slow model is tried with fewer rows and neighbours, so that loading it takes ten runs and not forty.
+        let rows = if single > Duration::from_millis(20) { 2 } else { 4 };
+        let fills = [Fill::Extreme, Fill::NotANumber, Fill::Random];
+        let fills = if single > SLOW_RUN { &fills[..1] } else { &fills[..] };
         let mut bitwise = true;
-        for fill in [Fill::Random, Fill::Extreme, Fill::NotANumber] {
+        let mut tried = false;
+        for &fill in fills {
+            // Another row each time: one alone may be blind to what mixes, such as an index of the largest.
+            let Some((row, alone)) = self.run_alone() else { continue };
             let neighbours: Vec<_> = (1..rows).map(|_| self.maker.row(self.signature, fill)).collect();
             // A neighbour that the model refuses by itself says nothing about a batch.
             if neighbours.iter().any(|neighbour| self.executor.run(neighbour).is_err()) {
                 continue;
             }
+            tried = true;
             for place in 0..rows {
                 let mut members: Vec<&Vec<Tensor>> = neighbours.iter().collect();
                 members.insert(place, &row);
@@ -177,6 +196,36 @@ impl Trial<'_> {
                     Ok(equal) => bitwise &= equal,
                     Err(reason) => return Batchable::No(reason),
                 }
+            }
+        }
+        if !tried {
+            return could_not_run("a batch");
+        }
+        Batchable::Yes { bitwise }
+    }
+
+    /// A row and the outputs that it gives alone; `None` when the model refuses it, or answers nothing that could
+    /// show an influence.
+    fn run_alone(&mut self) -> Option<(Vec<Tensor>, Vec<Tensor>)> {
+        let row = self.maker.row(self.signature, Fill::Moderate);
+        let alone = self.executor.run(&row).ok()?;
+        let tells =
+            |output: &Tensor| floats(output).is_none_or(|values| values.iter().any(|value| !value.is_nan()));
+        alone.iter().any(tells).then_some((row, alone))
+    }
+
+    /// Tries a row beside as many neighbours as a batch of each measured size has.
+    fn confirm(&mut self, batchable: Batchable, curve: &[CurvePoint]) -> Batchable {
+        let Batchable::Yes { mut bitwise } = batchable else { return batchable };
+        for rows in curve.iter().map(|point| point.rows).filter(|&rows| rows > 4) {
+            let Some((row, alone)) = self.run_alone() else { continue };
+            let neighbours = self.maker.rows(self.signature, rows - 1, Fill::Extreme);
+            if self.executor.run(&neighbours).is_err() {
+                continue;
+            }
+            match self.run_beside(&[&row, &neighbours], 0, &alone) {
+                Ok(equal) => bitwise &= equal,
+                Err(reason) => return Batchable::No(reason),
             }
         }
         Batchable::Yes { bitwise }
@@ -189,7 +238,11 @@ impl Trial<'_> {
         place: usize,
         alone: &[Tensor],
     ) -> Result<bool, String> {
-        let rows = members.len();
+        let counts: Vec<usize> = members
+            .iter()
+            .map(|member| member.first().and_then(|tensor| tensor.shape().rows()).unwrap_or(1))
+            .collect();
+        let rows: usize = counts.iter().sum();
         let join = |index: usize| {
             let parts: Vec<&Tensor> = members.iter().filter_map(|member| member.get(index)).collect();
             concat_rows(&parts)
@@ -199,7 +252,7 @@ impl Trial<'_> {
         let outputs = self.executor.run(&inputs).map_err(|_| format!("a run of {rows} rows fails"))?;
         let mut bitwise = true;
         for ((output, alone), spec) in outputs.iter().zip(alone).zip(&self.signature.outputs) {
-            let parts = split_rows(output, &vec![1; rows]);
+            let parts = split_rows(output, &counts);
             let parts = parts
                 .map_err(|_| format!("output `{}` does not have one row for each input row", spec.name))?;
             match parts.get(place).map(|part| compare(part, alone)) {
@@ -213,11 +266,12 @@ impl Trial<'_> {
 
     /// Times runs of 1, 2, 4, ... rows until the budget is spent, or memory is.
     fn measure(&mut self, max_rows: usize) -> Vec<CurvePoint> {
-        let end = Instant::now() + CURVE_BUDGET;
+        let started = Instant::now();
+        let mut end = started + CURVE_BUDGET;
         let mut curve: Vec<CurvePoint> = Vec::new();
         let mut rows = 1;
         while rows <= max_rows && self.maker.bytes_of_row(self.signature).saturating_mul(rows) <= MAX_BYTES {
-            let inputs = self.maker.rows(self.signature, rows);
+            let inputs = self.maker.rows(self.signature, rows, Fill::Random);
             let left = end.saturating_duration_since(Instant::now());
             // The next size takes at most twice the last one; it is warmed up once and timed at least once.
             if curve.last().is_some_and(|last| last.duration * 4 > left) {
@@ -225,13 +279,15 @@ impl Trial<'_> {
             }
             let share = left / ((max_rows / rows).ilog2() + 1);
             let Some(duration) = self.time(&inputs, share) else { break };
+            end = end.max(started + (duration * 12).min(LONGEST_CURVE));
             curve.push(CurvePoint { rows: self.maker.rows_made(self.signature, rows), duration });
             rows *= 2;
         }
         curve
     }
 
-    /// The median of up to nine runs that fit `share`, after one that warms up.
+    /// The fastest of up to nine runs that fit `share`, after one that warms up: what other programs on the machine do
+    /// meanwhile is not the model's cost.
     fn time(&mut self, inputs: &[Tensor], share: Duration) -> Option<Duration> {
         const RUNS: usize = 9;
         let end = Instant::now() + share;
@@ -242,8 +298,7 @@ impl Trial<'_> {
             self.executor.run(inputs).ok()?;
             durations.push(started.elapsed());
         }
-        durations.sort_unstable();
-        durations.get(durations.len() / 2).copied()
+        durations.into_iter().min()
     }
 }
 
@@ -349,7 +404,7 @@ mod tests {
 
     #[test]
     fn rows_that_influence_each_other_are_not_batchable() {
-        let mixing: [Function; 4] = [
+        let mixing: [Function; 5] = [
             |values, _| {
                 let mean = values.iter().sum::<f32>() / values.len() as f32;
                 values.iter().map(|value| value - mean).collect()
@@ -360,6 +415,11 @@ mod tests {
             },
             // Rows come out in reverse.
             |values, _| values.chunks(3).rev().flatten().copied().collect(),
+            // Only large batches mix.
+            |values, rows| {
+                let mean = if rows > 8 { values.iter().sum::<f32>() / values.len() as f32 } else { 0.0 };
+                values.iter().map(|value| value - mean).collect()
+            },
             // A large neighbour takes the precision of a small one.
             |values, _| {
                 let scale =

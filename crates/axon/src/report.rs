@@ -68,7 +68,7 @@ pub struct TensorReport {
 pub struct RunTime {
     /// Rows run together.
     pub rows: usize,
-    /// The median time of one run, in milliseconds.
+    /// The fastest of a few runs, in milliseconds.
     pub milliseconds: f64,
 }
 

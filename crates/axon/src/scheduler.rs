@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use synapse::Tensor;
 
 use crate::batcher::{Batcher, Rejected, Waiting};
+use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
 use crate::metrics::ModelStatistics;
@@ -74,6 +75,7 @@ struct Pending {
     inputs: Vec<Tensor>,
     rows: usize,
     arrived: Instant,
+    deadline: Instant,
     reply: ReplyOnce,
 }
 
@@ -127,12 +129,16 @@ impl Shared {
             drop(inputs);
             let waited = now.duration_since(arrived);
             self.statistics.fail.add(waited);
-            reply.send(Err(Error::new(
-                ErrorKind::DeadlineExceeded,
-                format!("the request waited {} ms, its whole timeout, and was not run", waited.as_millis()),
-            )));
+            reply.send(Err(expired_after(waited)));
         }
     }
+}
+
+fn expired_after(waited: Duration) -> Error {
+    Error::new(
+        ErrorKind::DeadlineExceeded,
+        format!("the request waited {} ms, its whole timeout, and was not run", waited.as_millis()),
+    )
 }
 
 /// One model's queue and instances.
@@ -192,8 +198,9 @@ impl Scheduler {
         let now = Instant::now();
         let Admitted { inputs, rows, key, .. } = admitted;
         let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
-        let pending = Pending { inputs, rows, arrived: now, reply: ReplyOnce(Some(reply)) };
-        let waiting = Waiting { key, rows, bytes, deadline: now + timeout, request: pending };
+        let deadline = now + timeout.min(MAX_TIMEOUT);
+        let pending = Pending { inputs, rows, arrived: now, deadline, reply: ReplyOnce(Some(reply)) };
+        let waiting = Waiting { key, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         match state.batcher.push(waiting, now) {
             Ok(id) => {
@@ -269,9 +276,10 @@ impl Scheduler {
     /// Refuses new requests and waits until the accepted ones are answered; after `limit` those that still wait
     /// are answered with [`ErrorKind::ShuttingDown`]. True when nothing was left.
     pub fn drain(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
+        let end = Instant::now() + limit.min(MAX_TIMEOUT);
         let mut state = self.shared.lock();
         state.batcher.refuse_new();
+        self.shared.work.notify_all();
         while !(state.batcher.is_empty() && state.running == 0) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

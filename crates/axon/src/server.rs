@@ -37,8 +37,10 @@ struct Inner {
     repository: ModelRepository,
     /// All models that were found have been tried.
     loaded: AtomicBool,
-    /// No longer ready, and new requests are refused.
+    /// No longer ready; what is on its way is still taken.
     stopping: AtomicBool,
+    /// Nothing is taken any more.
+    closed: AtomicBool,
     /// A forked child has the memory of the server but not its threads.
     process: u32,
 }
@@ -139,6 +141,7 @@ impl InferenceServer {
             repository,
             loaded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             process: std::process::id(),
         };
         Ok((Self { inner: Arc::new(inner) }, found))
@@ -186,7 +189,7 @@ impl InferenceServer {
     }
 
     fn check_alive(&self) -> Result<()> {
-        if self.is_stopping() {
+        if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::shutting_down());
         }
         if self.inner.process != std::process::id() {
@@ -238,7 +241,7 @@ impl InferenceServer {
     /// # Errors
     /// Why not.
     pub fn ready(&self) -> Result<(), NotReady> {
-        if self.check_alive().is_err() {
+        if self.is_stopping() || self.check_alive().is_err() {
             return Err(NotReady::Stopping);
         }
         if !self.inner.loaded.load(Ordering::Acquire) {
@@ -256,7 +259,7 @@ impl InferenceServer {
         self.inner.stopping.load(Ordering::Acquire)
     }
 
-    /// Refuses new requests and is no longer ready; what has been accepted is still answered.
+    /// Is no longer ready; requests are still taken until [`InferenceServer::close`], for those on their way.
     pub fn stop(&self) {
         self.inner.stopping.store(true, Ordering::Release);
     }
@@ -265,6 +268,7 @@ impl InferenceServer {
     /// Blocks; closing twice does nothing more.
     pub fn close(&self) {
         self.stop();
+        self.inner.closed.store(true, Ordering::Release);
         // In a forked child there are no threads to join.
         if self.inner.process == std::process::id() {
             self.inner.repository.close(DRAIN_LIMIT);

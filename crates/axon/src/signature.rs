@@ -1,10 +1,11 @@
 //! What a model takes and gives, and whether a request fits it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 
 use smallvec::SmallVec;
-use synapse::{DataType, Shape, Tensor};
+use synapse::{DataType, Tensor};
 
 use crate::error::{Echo, Error, Result, echo_names};
 use crate::request::{Inputs, NamedTensor};
@@ -94,6 +95,9 @@ pub struct Admitted {
     pub key: BatchKey,
     /// The outputs asked for, as indices in the model's order; `None` for all.
     pub outputs: Option<Vec<usize>>,
+    /// What is to blame if the run fails: inputs that disagree about a dimension that the model names. It is no error
+    /// by itself, because exporters use names carelessly.
+    pub doubt: Option<Error>,
 }
 
 impl Signature {
@@ -115,14 +119,39 @@ impl Signature {
         let mut key = BatchKey::new();
         for (spec, (position, tensor)) in self.inputs.iter().zip(&inputs) {
             check_tensor(spec, *position, tensor)?;
+            check_empty(*position, tensor)?;
+            check_first_dimension(spec, *position, tensor, max_batch_size)?;
             if batched && spec.has_dynamic_row() {
                 key.extend_from_slice(tensor.shape().get(1..).unwrap_or_default());
             }
         }
-        let rows = if batched { common_rows(&inputs, max_batch_size)? } else { 1 };
+        let rows = if batched { common_rows(&inputs)? } else { 1 };
         let outputs = self.order_outputs(outputs)?;
+        let doubt = self.disagreement(&inputs);
         let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        Ok(Admitted { inputs, rows, key, outputs })
+        Ok(Admitted { inputs, rows, key, outputs, doubt })
+    }
+
+    /// The first dimension that the model names and that two inputs give different sizes.
+    fn disagreement(&self, inputs: &[(usize, Tensor)]) -> Option<Error> {
+        let mut sizes: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+        for (spec, (position, tensor)) in self.inputs.iter().zip(inputs) {
+            let dimensions = spec.shape.iter().flatten().zip(tensor.shape().iter());
+            for (axis, (dimension, &size)) in dimensions.enumerate() {
+                let Dimension::Dynamic(Some(name)) = dimension else { continue };
+                let (first, first_axis, expected) = *sizes.entry(name).or_insert((*position, axis, size));
+                if expected != size {
+                    return Some(Error::invalid(
+                        format!("inputs[{position}].shape[{axis}]"),
+                        format_args!(
+                            "expected {expected} as in inputs[{first}].shape[{first_axis}], got {size}; the model names both {}",
+                            Echo(name)
+                        ),
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// The tensors in the model's order, each with its position in the request.
@@ -241,8 +270,43 @@ fn check_tensor(spec: &TensorSpec, position: usize, tensor: &Tensor) -> Result<(
     Ok(())
 }
 
+/// The most that the dimensions of a tensor without elements may multiply to, zeros left out: nothing was sent, and a
+/// model may allocate by the dimensions.
+const MAX_EMPTY: usize = 1 << 16;
+
+fn check_empty(position: usize, tensor: &Tensor) -> Result<()> {
+    let shape = tensor.shape();
+    let product =
+        shape.iter().filter(|&&size| size > 0).try_fold(1_usize, |product, &size| product.checked_mul(size));
+    if shape.element_count() > 0 || product.is_some_and(|product| product <= MAX_EMPTY) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("inputs[{position}].shape"),
+        format_args!("expected at most {MAX_EMPTY} rows without elements, got shape {shape}"),
+    ))
+}
+
+/// Checks dimension 0, where it is free, against the limit of the model's owner.
+fn check_first_dimension(
+    spec: &TensorSpec,
+    position: usize,
+    tensor: &Tensor,
+    limit: Option<NonZeroUsize>,
+) -> Result<()> {
+    let is_free = matches!(spec.shape.as_deref(), Some([Dimension::Dynamic(_), ..]) | None);
+    let (Some(limit), Some(rows), true) = (limit, tensor.shape().rows(), is_free) else { return Ok(()) };
+    if rows <= limit.get() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("inputs[{position}].shape[0]"),
+        format_args!("{rows} > {limit}: expected at most max_batch_size rows, got {rows}"),
+    ))
+}
+
 /// The rows that all inputs have.
-fn common_rows(inputs: &[(usize, Tensor)], max_batch_size: Option<NonZeroUsize>) -> Result<usize> {
+fn common_rows(inputs: &[(usize, Tensor)]) -> Result<usize> {
     let mut common = None;
     for (position, tensor) in inputs {
         let field = || format!("inputs[{position}].shape[0]");
@@ -260,26 +324,8 @@ fn common_rows(inputs: &[(usize, Tensor)], max_batch_size: Option<NonZeroUsize>)
             Some(_) => {}
             None => common = Some((*position, rows)),
         }
-        if let Some(limit) = max_batch_size
-            && rows > limit.get()
-        {
-            return Err(Error::invalid(
-                field(),
-                format_args!("{rows} > {limit}: expected at most max_batch_size rows, got {rows}"),
-            ));
-        }
     }
     Ok(common.map_or(1, |(_, rows)| rows))
-}
-
-/// The shape that a fixed model's tensor has; `None` when any dimension is dynamic.
-#[must_use]
-pub fn fixed_shape(spec: &TensorSpec) -> Option<Shape> {
-    let dimensions = spec.shape.as_ref()?.iter().map(|dimension| match dimension {
-        Dimension::Fixed(size) => Some(*size),
-        Dimension::Dynamic(_) => None,
-    });
-    Shape::new(&dimensions.collect::<Option<Vec<_>>>()?).ok()
 }
 
 #[cfg(test)]
@@ -337,6 +383,7 @@ mod tests {
         check(named(&[("a", &[0, 3]), good[1]]), &[], "inputs[0].shape[0]", "at least 1");
         check(named(&[("a", &[1, 3]), ("b", &[2, 1])]), &[], "inputs[1].shape[0]", "inputs[0]");
         check(named(&[("a", &[5, 3]), ("b", &[5, 1])]), &[], "inputs[0].shape[0]", "5 > 4");
+        check(named(&[("a", &[1, 3]), ("b", &[1 << 40, 0])]), &[], "inputs[1].shape", "without elements");
         check(named(good), &["q"], "outputs[0].name", "expected one of `y`, `z`");
         check(named(good), &["y", "y"], "outputs[1].name", "duplicate");
         let wrong_type = NamedTensor::new("a", Tensor::from_vec(&[1, 3], vec![1_i64, 2, 3]).unwrap());

@@ -38,7 +38,7 @@ def add_model_options(parser: Parser) -> None:
         type=bounded_float(0.001, 300, "seconds"),
         default=10.0,
         metavar="SECONDS",
-        help="how long a request waits for its answer when it does not say (default: 10)",
+        help="how long a request may wait to be run when it does not say (default: 10)",
     )
     model.add_argument(
         "--max-queue-size",

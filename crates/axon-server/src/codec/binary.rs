@@ -53,6 +53,9 @@ pub(super) fn check_no_sections(inputs: &[Input]) -> Result<()> {
     Ok(())
 }
 
+/// Text of up to this many bytes may stay in memory with the tensors behind it.
+const KEPT_TEXT: usize = 64 << 10;
+
 /// Gives each input its tensor; `start` is where the JSON part of the body ends.
 pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Vec<NamedTensor>> {
     let mut end = start as u64;
@@ -67,6 +70,8 @@ pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Ve
     }
     let length = body.len();
     let memory = Memory::from_owner(body);
+    // A small tensor must not keep a long text alive: the queue's bound counts the tensors.
+    let text_is_long = start > KEPT_TEXT && start > length - start;
     let mut from = start;
     let mut tensors = Vec::with_capacity(inputs.len());
     for (index, Input { name, source }) in inputs.into_iter().enumerate() {
@@ -82,7 +87,8 @@ pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Ve
                         "{missing} bytes missing: expected {size} bytes, got {left}"
                     )));
                 };
-                let section = memory.slice(from..to);
+                let section =
+                    if text_is_long { Memory::copy_of(&memory[from..to]) } else { memory.slice(from..to) };
                 from = to;
                 tensor(index, datatype, shape, section)?
             }

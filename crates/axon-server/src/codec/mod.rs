@@ -61,7 +61,11 @@ impl OutputFormat {
     /// The bytes of a response's tensors that are to be written as text.
     #[must_use]
     pub fn text_bytes(&self, response: &InferenceResponse) -> usize {
-        let outputs = response.outputs.iter().enumerate().filter(|(index, _)| !self.of(*index).binary);
+        let is_text = |index: usize| {
+            let listed = self.of(index);
+            !listed.binary || listed.classification.is_some()
+        };
+        let outputs = response.outputs.iter().enumerate().filter(|(index, _)| is_text(*index));
         outputs.map(|(_, output)| output.tensor.memory().len()).sum()
     }
 

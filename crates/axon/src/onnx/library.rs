@@ -48,7 +48,7 @@ pub fn find_library() -> PathBuf {
 fn in_python_environment(environment: &Path) -> Option<PathBuf> {
     let pythons = std::fs::read_dir(environment.join("lib")).ok()?;
     let mut folders: Vec<_> = pythons.flatten().map(|entry| entry.path()).collect();
-    folders.sort();
+    folders.sort_by_cached_key(|path| numbers(path));
     folders
         .into_iter()
         .rev()
@@ -60,7 +60,20 @@ fn newest_library(folder: &Path) -> Option<PathBuf> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.")
     };
-    std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_library).max()
+    std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(is_library)
+        .max_by_key(|path| numbers(path))
+}
+
+/// The numbers in a file name, so that 1.24 comes after 1.9.
+fn numbers(path: &Path) -> Vec<u64> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
 }
 
 /// Loads and starts ONNX Runtime from `library`, or from where [`find_library`] finds it. Later calls do nothing.

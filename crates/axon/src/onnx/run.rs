@@ -19,6 +19,13 @@ impl Session {
     /// [`ErrorKind::InvalidRequest`] when the model refuses the values (an index out of range);
     /// [`ErrorKind::ExecutionFailed`] when it fails otherwise.
     pub fn run(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        if inputs.len() != self.input_names.len() {
+            return Err(Error::internal(format_args!(
+                "{} inputs for {}",
+                inputs.len(),
+                self.input_names.len()
+            )));
+        }
         let inputs: Vec<Tensor> = inputs.iter().map(|tensor| tensor.clone().aligned()).collect();
         let values = inputs.iter().map(Value::borrowing).collect::<ort::Result<Vec<_>>>().map_err(failed)?;
         let input_pointers: Vec<*const sys::OrtValue> =
@@ -124,7 +131,12 @@ impl Value {
 
     /// The output as a tensor that keeps this value, and through it the session, alive.
     fn into_tensor(self, datatype: DataType, session: &Arc<Session>) -> Result<Tensor> {
-        let shape = self.shape().map_err(failed)?;
+        let (element, shape) = self.element_and_shape().map_err(failed)?;
+        if element != element_type(datatype) as i32 {
+            return Err(Error::internal(format_args!(
+                "an output of element type {element} where {datatype} was declared"
+            )));
+        }
         let memory = match datatype.size() {
             None => self.encode_strings(shape.element_count()).map_err(failed)?.into(),
             Some(size) => {
@@ -141,7 +153,7 @@ impl Value {
         Tensor::new(datatype, shape, memory).map_err(Error::internal)
     }
 
-    fn shape(&self) -> ort::Result<Shape> {
+    fn element_and_shape(&self) -> ort::Result<(i32, Shape)> {
         let mut element: i32 = 0;
         let mut dimensions = ptr::null();
         let mut rank = 0;
@@ -157,7 +169,7 @@ impl Value {
             if rank == 0 { &[] } else { std::slice::from_raw_parts(dimensions, rank) }
         };
         let sizes: Vec<usize> = dimensions.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect();
-        Shape::new(&sizes).map_err(ort::Error::wrap)
+        Ok((element, Shape::new(&sizes).map_err(ort::Error::wrap)?))
     }
 
     /// The strings of an output in the protocol's encoding; copies each byte once.

@@ -251,7 +251,8 @@ unsafe fn symbol(name: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: the caller's promise.
-    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    let name: String = name.chars().filter(|character| !character.is_control()).take(64).collect();
     (!name.is_empty()).then_some(name)
 }
 

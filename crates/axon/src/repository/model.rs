@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
 use crate::metrics::ModelStatistics;
 use crate::onnx::{ModelFile, Session, SessionOptions};
@@ -191,11 +191,15 @@ impl Model {
         let InferenceRequest { inputs, outputs, timeout, .. } = request;
         let mut admitted =
             self.signature.admit(inputs, &outputs, self.counts_rows(), self.config.max_batch_size)?;
-        let wanted = admitted.outputs.take();
+        let (wanted, doubt) = (admitted.outputs.take(), admitted.doubt.take());
         let timeout = timeout.unwrap_or(self.config.request_timeout).min(MAX_TIMEOUT);
         let lease = Arc::clone(&self);
         let reply = Box::new(move |answer: Result<Output>| {
-            reply(answer.map(|output| lease.respond(wanted.as_deref(), output)));
+            reply(match answer {
+                Ok(output) => Ok(lease.respond(wanted.as_deref(), output)),
+                Err(error) if error.kind() == ErrorKind::ExecutionFailed => Err(doubt.unwrap_or(error)),
+                Err(error) => Err(error),
+            });
         });
         let id = self.scheduler.submit(admitted, timeout, reply)?;
         Ok(Ticket { model: self, id })
@@ -228,6 +232,7 @@ impl Model {
 }
 
 /// An accepted request.
+#[must_use = "wake, finish or cancel it"]
 pub struct Ticket {
     model: Arc<Model>,
     id: RequestId,
@@ -262,6 +267,13 @@ impl Ticket {
         let answer = answer.await;
         guard.0 = None;
         answer.map_err(Error::internal)?
+    }
+}
+
+/// A request that was queued is run, also when its ticket is dropped unused.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.wake();
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use synapse::{Tensor, concat_rows, split_rows};
 
-use super::{Output, Pending, Shared, timer};
+use super::{Output, Pending, Shared, expired_after, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::Executor;
@@ -66,7 +66,7 @@ fn run_batch(shared: &Shared, executor: &mut dyn Executor, batch: Batch<Pending>
         Err(error) => vec![Err(error)],
     };
     for (request, answer) in batch.requests.into_iter().zip(answers) {
-        let Pending { inputs, rows, arrived, reply } = request;
+        let Pending { inputs, rows, arrived, reply, .. } = request;
         // Before the reply, so that a caller who is answered has its memory back.
         drop(inputs);
         match &answer {
@@ -131,6 +131,9 @@ fn join_inputs(requests: &[Pending]) -> Result<Vec<Tensor>> {
 fn run_alone(shared: &Shared, executor: &mut dyn Executor, batch: &Batch<Pending>) -> Vec<Result<Output>> {
     let run = |request: &Pending| {
         let started = Instant::now();
+        if started >= request.deadline {
+            return Err(expired_after(started.duration_since(request.arrived)));
+        }
         let (tensors, compute) = timed(shared, executor, &request.inputs, request.rows)?;
         let queue = started.duration_since(request.arrived);
         Ok(Output { tensors, timing: Timing { queue, compute, batch_rows: request.rows } })

@@ -28,7 +28,7 @@ struct Alarms {
 
 #[derive(Default)]
 struct AlarmState {
-    /// Bounded by the queues' sizes: each entry belongs to a request that waited when it was armed.
+    /// One entry for each time that a queue's earliest deadline became earlier; it stays until that time, 300 s at most.
     heap: BinaryHeap<Alarm>,
     stopped: bool,
 }
