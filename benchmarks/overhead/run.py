@@ -2,7 +2,8 @@
 
 Run as `make bench`, or as `.venv/bin/python benchmarks/overhead/run.py`. Three models are asked in process and over
 HTTP, by one caller and by 64, in turn for some rounds, so that what the machine does meanwhile hits all alike. Prints
-tables and writes all figures to `benchmarks/results`. How they are made: `benchmarks/README.md`.
+tables and writes all figures to `benchmarks/results`, or with `--only` to `target/bench`. How they are made:
+`benchmarks/README.md`.
 
 Exits with 0 when everything was measured, whatever the figures; with 1 and the reason when an answer was wrong, a
 request failed or a process ended.
@@ -59,8 +60,10 @@ def main() -> int:
     options = {name: getattr(chosen, name) for name in ("rounds", "seconds", "only", "patience")}
     results = results_of(machine.describe(), options, cells, startup)
     print_tables(console, results, cells)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"overhead-{results['machine']['date'][:10]}-{results['machine']['commit'] or 'unknown'}.json"
+    # What was measured in part is not kept among the results.
+    folder = TARGET if chosen.only else RESULTS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"overhead-{results['machine']['date'][:10]}-{results['machine']['commit'] or 'unknown'}.json"
     path.write_text(json.dumps(results) + "\n")
     console.print(f"wrote {path.relative_to(ROOT)}")
     if chosen.readme:
@@ -90,6 +93,8 @@ def parse_arguments() -> argparse.Namespace:
     chosen.only = [name for name in chosen.only.split(",") if name]
     if unknown := sorted(set(chosen.only).difference(names)):
         parser.error(f"--only: expected some of {', '.join(names)}, got {', '.join(unknown)}")
+    if chosen.only and chosen.readme:
+        parser.error("--readme takes everything: expected no --only")
     if chosen.rounds < 1 or not 0.05 <= chosen.seconds <= 60:  # noqa: PLR2004 - a window's bounds
         parser.error("expected --rounds of at least 1 and --seconds of 0.05 to 60")
     return chosen
