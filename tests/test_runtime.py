@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -105,3 +106,30 @@ def test_the_threads_of_a_server_are_named_and_counted(digits: Path) -> None:
         names = sorted((task / "comm").read_text().strip() for task in tasks)
     assert [name for name in names if not name.startswith(("ax", "python", "tokio"))] == []
     assert [name for name in names if name.startswith("ax0-")] == ["ax0-digits"], names
+
+
+def test_the_runtimes_own_messages_are_lines_of_the_servers_log(save_model: SaveModel) -> None:
+    """What fails a run is told to its caller; the runtime's own words are for whoever asks for them, and only there."""
+    path = save_model(models.gather())
+    wrong = {"inputs": [{"name": "index", "datatype": "INT64", "shape": [1], "data": [77]}]}
+    for level, is_told in (("warn", False), ("debug", True)):
+        with serving(path, f"--log-level={level}") as server:
+            url = f"http://{server.address}/v2/models/model/infer"
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(url, json.dumps(wrong).encode(), timeout=PATIENCE_S)
+            assert refused.value.code == 400
+            end = server.stop()
+        told = [line for line in end.stderr.splitlines() if "ONNX Runtime: " in line and "idx=77" in line]
+        assert (end.returncode, bool(told)) == (0, is_told)
+        assert all(line.startswith("20") for line in end.stderr.splitlines()), end.stderr
+
+
+def test_a_config_pbtxt_is_passed_over_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "mlp" / "1").mkdir(parents=True)
+    models.save(models.mlp(), tmp_path / "mlp" / "1" / "model.onnx")
+    (tmp_path / "mlp" / "config.pbtxt").write_text("max_batch_size: 4")
+    with serving(tmp_path) as server:
+        [line] = server.stop().stderr.splitlines()
+    assert "WARN" in line
+    assert "config.pbtxt is not read" in line
+    assert "mlp" in line

@@ -17,7 +17,7 @@ class NativeConfig(TypedDict):
     batching: bool
     instances: int | None
     device: str
-    library: str | None
+    runtime_library: str | None
 
 __version__: str
 

@@ -56,5 +56,5 @@ class ModelConfig:
             "batching": self.batching,
             "instances": self.instances,
             "device": self.device,
-            "library": find_library(),
+            "runtime_library": find_library(),
         }

@@ -93,20 +93,7 @@ class ServerError(AxonError, RuntimeError):
     """The server is shutting down or closed, or has a defect."""
 
 
-_CLASSES: dict[str, type[AxonError]] = {
-    leaf.__name__: leaf
-    for leaf in (
-        DeadlineExceeded,
-        ExecutionFailed,
-        InvalidModel,
-        InvalidRequest,
-        ModelNotFound,
-        ModelNotReady,
-        Overloaded,
-        QuotaExceeded,
-        ServerError,
-    )
-}
+_CLASSES = {leaf.__name__: leaf for leaf in AxonError.__subclasses__()}
 
 
 def from_native(error: NativeError) -> AxonError:

@@ -11,7 +11,7 @@ use axon::config::{Batching, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
-use axon::{Error, Result};
+use axon::{Error, ErrorKind, Result};
 use axon_server::{ServeOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -29,8 +29,37 @@ static OPEN: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
 
 struct Handle {
     server: InferenceServer,
+    /// A forked child has the memory of the server but not its threads.
+    process: u32,
     /// Accepted requests of event loops, by token, so that they can be cancelled.
     tickets: Mutex<HashMap<u64, Ticket>>,
+}
+
+impl Handle {
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    fn submit(
+        &self,
+        request: InferenceRequest,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
+        if self.is_forked() {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the server belongs to the parent of this forked process\nhint: load the model after the fork",
+            ));
+        }
+        self.server.submit(request, reply)
+    }
+
+    fn close(&self) {
+        // A child has none of the threads to join, and perhaps a lock as one of them held it.
+        if !self.is_forked() {
+            self.server.close();
+        }
+    }
 }
 
 /// Settings as `axon.config` passes them on.
@@ -44,13 +73,16 @@ pub struct NativeConfig {
     batching: bool,
     instances: Option<NonZeroUsize>,
     device: String,
-    library: Option<PathBuf>,
+    runtime_library: Option<PathBuf>,
 }
 
 impl NativeConfig {
     fn parse(self) -> Result<ServerConfig> {
-        let mut config =
-            ServerConfig { name: self.name, runtime_library: self.library, ..ServerConfig::default() };
+        let mut config = ServerConfig {
+            name: self.name,
+            runtime_library: self.runtime_library,
+            ..ServerConfig::default()
+        };
         let model = &mut config.model;
         model.max_batch_size = self.max_batch_size;
         model.max_queue_size = self.max_queue_size.unwrap_or(model.max_queue_size);
@@ -122,9 +154,8 @@ impl Server {
             let slot = Arc::clone(&slot);
             move |answer| slot.fill(answer)
         };
-        let submitted =
-            request(inputs, question).and_then(|request| self.handle.server.submit(request, reply));
-        let ticket = match submitted {
+        let submitted = request(inputs, question).and_then(|request| self.handle.submit(request, reply));
+        let mut ticket = match submitted {
             Ok(ticket) => ticket,
             Err(error) => return outcome(py, Err(error)),
         };
@@ -160,9 +191,9 @@ impl Server {
         let asked = request(inputs, question);
         // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
         let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        let submitted = asked.and_then(|request| self.handle.server.submit(request, reply));
+        let submitted = asked.and_then(|request| self.handle.submit(request, reply));
         match submitted {
-            Ok(ticket) => {
+            Ok(mut ticket) => {
                 ticket.wake();
                 tickets.insert(token, ticket);
                 None
@@ -207,19 +238,19 @@ impl Server {
 
     /// Whether every model is ready.
     fn is_ready(&self) -> bool {
-        self.handle.server.ready().is_ok()
+        !self.handle.is_forked() && self.handle.server.ready().is_ok()
     }
 
     /// Answers what has been accepted and stops every thread.
     fn close(&self, py: Python<'_>) {
-        detached(py, || self.handle.server.close());
+        detached(py, || self.handle.close());
         release_buffers(py);
     }
 }
 
 impl Server {
     fn enter(server: InferenceServer) -> Self {
-        let handle = Arc::new(Handle { server, tickets: Mutex::default() });
+        let handle = Arc::new(Handle { server, process: std::process::id(), tickets: Mutex::default() });
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|handle| handle.strong_count() > 0);
         open.push(Arc::downgrade(&handle));
@@ -253,7 +284,7 @@ pub fn close_all(py: Python<'_>) {
     let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
     detached(py, || {
         for handle in open.iter().filter_map(Weak::upgrade) {
-            handle.server.close();
+            handle.close();
         }
     });
     release_buffers(py);

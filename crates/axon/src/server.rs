@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::ServerConfig;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::report::ModelReport;
 use crate::repository::{Entry, Found, Model, ModelRepository, State, Ticket, check_name, scan};
 use crate::request::{InferenceRequest, InferenceResponse};
@@ -41,8 +41,6 @@ struct Inner {
     stopping: AtomicBool,
     /// Nothing is taken any more.
     closed: AtomicBool,
-    /// A forked child has the memory of the server but not its threads.
-    process: u32,
 }
 
 /// What a model takes and gives, as the protocol's metadata.
@@ -71,7 +69,7 @@ impl InferenceServer {
     /// Loads one model file, or all models of a folder, and waits until they are ready.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the path is not there or a model cannot be served.
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path is not there or a model cannot be served.
     pub async fn load(path: impl AsRef<Path>) -> Result<Self> {
         Self::load_with(path, ServerConfig::default()).await
     }
@@ -89,7 +87,7 @@ impl InferenceServer {
     /// others; asking it gives the reason.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the folder cannot be read.
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the folder cannot be read.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, ServerConfig::default()).await
     }
@@ -110,7 +108,7 @@ impl InferenceServer {
     pub fn load_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
         let (server, found) = Self::announce(path, config)?;
         for one in &found {
-            server.load_one(one).map_err(|error| if found.len() > 1 { within(one, error) } else { error })?;
+            server.load_one(one, found.len() == 1)?;
         }
         server.inner.loaded.store(true, Ordering::Release);
         Ok(server)
@@ -131,10 +129,9 @@ impl InferenceServer {
     /// Finds the models at `path` and enters them as loading; [`InferenceServer::load_all`] loads them.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the path cannot be read.
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path cannot be read.
     pub fn announce(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
-        let mut found = scan_named(path, config.name.as_deref())?;
-        found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+        let found = scan_named(path, config.name.as_deref())?;
         let repository = ModelRepository::new(config)?;
         repository.announce(&found);
         let inner = Inner {
@@ -142,7 +139,6 @@ impl InferenceServer {
             loaded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            process: std::process::id(),
         };
         Ok((Self { inner: Arc::new(inner) }, found))
     }
@@ -151,23 +147,24 @@ impl InferenceServer {
     #[must_use = "the server is not ready while models fail"]
     pub fn load_all(&self, found: &[Found]) -> Vec<Error> {
         let to_load = found.iter().take_while(|_| !self.is_stopping());
-        let failed = to_load.filter_map(|one| {
-            let error = self.load_one(one).err()?;
-            Some(if found.len() > 1 { within(one, error) } else { error })
-        });
-        let failed = failed.collect();
+        let failed = to_load.filter_map(|one| self.load_one(one, found.len() == 1).err()).collect();
         self.inner.loaded.store(true, Ordering::Release);
         failed
     }
 
-    fn load_one(&self, found: &Found) -> Result<()> {
-        self.inner.repository.load(&found.name, found.version, &found.path.clone()?)
+    /// Loads one version; the error of one of several says which it is about.
+    fn load_one(&self, found: &Found, is_lone: bool) -> Result<()> {
+        let Found { name, version, path } = found;
+        let loaded = path.clone().and_then(|path| self.inner.repository.load(name, *version, &path));
+        loaded.map_err(|error| {
+            if is_lone { error } else { error.within(format_args!("model `{name}` version {version}")) }
+        })
     }
 
     /// Asks a model. Dropping the future takes the request out of the queue.
     ///
     /// # Errors
-    /// Any [`ErrorKind`]; the message names the field that is wrong.
+    /// Any [`ErrorKind`](crate::ErrorKind); the message names the field that is wrong.
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let (sender, receiver) = oneshot::channel();
         let ticket = self.submit(request.into(), move |answer| drop(sender.send(answer)))?;
@@ -184,21 +181,10 @@ impl InferenceServer {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
-        self.check_alive()?;
-        self.inner.repository.lease(&request.model, request.version)?.submit(request, reply)
-    }
-
-    fn check_alive(&self) -> Result<()> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::shutting_down());
         }
-        if self.inner.process != std::process::id() {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "the server belongs to the parent of this forked process\nhint: load the model after the fork",
-            ));
-        }
-        Ok(())
+        self.inner.repository.lease(&request.model, request.version)?.submit(request, reply)
     }
 
     /// Every version and its state, by name.
@@ -210,7 +196,7 @@ impl InferenceServer {
     /// A lease on a version that is ready; an empty name is the only model.
     ///
     /// # Errors
-    /// [`ErrorKind::ModelNotFound`] or [`ErrorKind::ModelNotReady`].
+    /// [`ErrorKind::ModelNotFound`](crate::ErrorKind) or [`ErrorKind::ModelNotReady`](crate::ErrorKind).
     pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
         self.inner.repository.lease(name, version)
     }
@@ -241,7 +227,7 @@ impl InferenceServer {
     /// # Errors
     /// Why not.
     pub fn ready(&self) -> Result<(), NotReady> {
-        if self.is_stopping() || self.check_alive().is_err() {
+        if self.is_stopping() {
             return Err(NotReady::Stopping);
         }
         if !self.inner.loaded.load(Ordering::Acquire) {
@@ -269,16 +255,8 @@ impl InferenceServer {
     pub fn close(&self) {
         self.stop();
         self.inner.closed.store(true, Ordering::Release);
-        // In a forked child there are no threads to join.
-        if self.inner.process == std::process::id() {
-            self.inner.repository.close(DRAIN_LIMIT);
-        }
+        self.inner.repository.close(DRAIN_LIMIT);
     }
-}
-
-/// Says which of several models an error is about.
-fn within(found: &Found, error: Error) -> Error {
-    error.within(format_args!("model `{}` version {}", found.name, found.version))
 }
 
 fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {

@@ -1,6 +1,5 @@
 //! What a model takes and gives, and whether a request fits it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 
@@ -134,12 +133,17 @@ impl Signature {
 
     /// The first dimension that the model names and that two inputs give different sizes.
     fn disagreement(&self, inputs: &[(usize, Tensor)]) -> Option<Error> {
-        let mut sizes: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+        // Few enough to search, and on the stack: this runs for every request.
+        let mut sizes: SmallVec<[(&str, usize, usize, usize); 8]> = SmallVec::new();
         for (spec, (position, tensor)) in self.inputs.iter().zip(inputs) {
             let dimensions = spec.shape.iter().flatten().zip(tensor.shape().iter());
             for (axis, (dimension, &size)) in dimensions.enumerate() {
                 let Dimension::Dynamic(Some(name)) = dimension else { continue };
-                let (first, first_axis, expected) = *sizes.entry(name).or_insert((*position, axis, size));
+                let Some(&(_, first, first_axis, expected)) = sizes.iter().find(|known| known.0 == name)
+                else {
+                    sizes.push((name, *position, axis, size));
+                    continue;
+                };
                 if expected != size {
                     return Some(Error::invalid(
                         format!("inputs[{position}].shape[{axis}]"),

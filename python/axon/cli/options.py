@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from axon.cli.parser import Parser, bounded_float, bounded_int, model_name
+from axon.cli.parser import Parser, bounded, model_name
 from axon.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ def add_model_options(parser: Parser) -> None:
     model.add_argument("--name", type=model_name, help="name of a lone file's model (default: the file's)")
     model.add_argument(
         "--max-batch-size",
-        type=bounded_int(1, _MOST),
+        type=bounded(int, "an integer", 1, _MOST),
         metavar="ROWS",
         help="most rows of one request (default: what fits the request's size limit)",
     )
     model.add_argument(
         "--instances",
-        type=bounded_int(1, _MOST),
+        type=bounded(int, "an integer", 1, _MOST),
         metavar="N",
         help="threads that run each model, at most the cores granted (default: chosen at load)",
     )
@@ -35,14 +35,14 @@ def add_model_options(parser: Parser) -> None:
     model.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where models run (default: cpu)")
     model.add_argument(
         "--request-timeout",
-        type=bounded_float(0.001, 300, "seconds"),
+        type=bounded(float, "seconds", 0.001, 300.0),
         default=10.0,
         metavar="SECONDS",
         help="how long a request may wait to be run when it does not say (default: 10)",
     )
     model.add_argument(
         "--max-queue-size",
-        type=bounded_int(1, _MOST),
+        type=bounded(int, "an integer", 1, _MOST),
         metavar="N",
         help="most requests that wait for each model; one more is told to come again (default: 1024)",
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Commands", "Parser", "bounded_float", "bounded_int", "model_name"]
+__all__ = ["Commands", "Parser", "bounded", "model_name"]
 
 #: What `add_subparsers` returns; the class has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
+
+Number = TypeVar("Number", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,32 +59,17 @@ def model_name(text: str) -> str:
     return text
 
 
-def bounded_int(low: int, high: int) -> Callable[[str], int]:
-    """Return a parser of integers from `low` to `high`."""
+def bounded(number: Callable[[str], Number], what: str, low: Number, high: Number) -> Callable[[str], Number]:
+    """Return a parser of `what`, read by `number`, from `low` to `high`."""
 
-    def parse(text: str) -> int:
+    def parse(text: str) -> Number:
         try:
-            value = int(text)
+            value = number(text)
         except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            message = f"expected an integer from {low} to {high}, got {text!r}"
-            raise argparse.ArgumentTypeError(message)
-        return value
-
-    return parse
-
-
-def bounded_float(low: float, high: float, unit: str) -> Callable[[str], float]:
-    """Return a parser of numbers from `low` to `high`, in `unit`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            message = f"expected {low:g} to {high:g} {unit}, got {text!r}"
+            value = None
+        # Written so that NaN, which is not less than anything, is refused.
+        if value is None or not low <= value <= high:
+            message = f"expected {what} from {low} to {high}, got {text!r}"
             raise argparse.ArgumentTypeError(message)
         return value
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from axon import _axon
 from axon.cli.options import add_model_options, model_config
-from axon.cli.parser import bounded_int
+from axon.cli.parser import bounded
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="IP address to listen on (default: 127.0.0.1)")
     parser.add_argument(
         "--http-port",
-        type=bounded_int(0, _LARGEST_PORT),
+        type=bounded(int, "an integer", 0, _LARGEST_PORT),
         default=8000,
         metavar="PORT",
         help="port for HTTP; 0 takes a free one (default: 8000)",

@@ -141,13 +141,13 @@ fn open(path: &Path) -> Result<String, String> {
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
     match level {
         LogLevel::Verbose | LogLevel::Info => {
-            tracing::trace!(target: "onnxruntime", category, location, "{}", message.escape_debug());
+            tracing::trace!(target: "onnxruntime", category, location, "ONNX Runtime: {}", message.escape_debug());
         }
         LogLevel::Warning | LogLevel::Error => {
-            tracing::debug!(target: "onnxruntime", category, location, "{}", message.escape_debug());
+            tracing::debug!(target: "onnxruntime", category, location, "ONNX Runtime: {}", message.escape_debug());
         }
         LogLevel::Fatal => {
-            tracing::error!(target: "onnxruntime", category, location, "{}", message.escape_debug());
+            tracing::error!(target: "onnxruntime", category, location, "ONNX Runtime: {}", message.escape_debug());
         }
     }
 }

@@ -202,7 +202,7 @@ impl Model {
             });
         });
         let id = self.scheduler.submit(admitted, timeout, reply)?;
-        Ok(Ticket { model: self, id })
+        Ok(Ticket { model: self, id, is_woken: false })
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
@@ -236,16 +236,20 @@ impl Model {
 pub struct Ticket {
     model: Arc<Model>,
     id: RequestId,
+    /// Whether an instance has been told; one that is dropped untold tells it.
+    is_woken: bool,
 }
 
 impl Ticket {
     /// Wakes an instance for the request, and for what was queued with it.
-    pub fn wake(&self) {
+    pub fn wake(&mut self) {
+        self.is_woken = true;
         self.model.scheduler.wake();
     }
 
     /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
-    pub fn cancel(self) {
+    pub fn cancel(mut self) {
+        self.is_woken = true;
         self.model.scheduler.cancel(self.id);
     }
 
@@ -261,7 +265,7 @@ impl Ticket {
     ) -> Result<InferenceResponse> {
         let mut guard = CancelOnDrop(Some(self));
         yield_once().await;
-        if let Some(ticket) = &guard.0 {
+        if let Some(ticket) = &mut guard.0 {
             ticket.wake();
         }
         let answer = answer.await;
@@ -273,7 +277,9 @@ impl Ticket {
 /// A request that was queued is run, also when its ticket is dropped unused.
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.wake();
+        if !self.is_woken {
+            self.wake();
+        }
     }
 }
 
