@@ -161,7 +161,11 @@ def demo(console: Console, rounds: int) -> None:
 
     differing = np.count_nonzero(labels != predictions)
     accuracy, expected = f"{np.mean(labels == truth):.2%}", f"{np.mean(predictions == truth):.2%}"
-    table = Table("handwritten digits", "Axon, over HTTP")
+    table = Table(
+        "handwritten digits",
+        "Axon, over HTTP",
+        caption="Rate and latency are mostly those of the Python client; `make bench` measures Axon.",
+    )
     table.add_row("images", f"{labels.size:,}")
     table.add_row("accuracy", accuracy)
     table.add_row("accuracy of scikit-learn", expected)
