@@ -106,7 +106,7 @@ type Question = (String, Option<u64>, Vec<String>, Option<f64>);
 fn request(native: Vec<NativeInput<'_>>, question: Question) -> Result<InferenceRequest> {
     let (model, version, outputs, timeout) = question;
     let timeout = timeout.map(|timeout| seconds("timeout_s", timeout)).transpose()?;
-    Ok(InferenceRequest { model, version, inputs: inputs(native)?, outputs, timeout })
+    Ok(InferenceRequest { model, version, outputs, timeout, ..InferenceRequest::new(inputs(native)?) })
 }
 
 /// The outputs, or the error as data; the other is None.

@@ -174,7 +174,13 @@ async fn infer(
     check_content_type(headers)?;
     let body = body::read(incoming, app.body_limit).await?;
     let Decoded { inputs, outputs, timeout, id, format } = decode(app, headers, body, name, version).await?;
-    let request = InferenceRequest { model: name.to_owned(), version, inputs, outputs, timeout };
+    let request = InferenceRequest {
+        model: name.to_owned(),
+        version,
+        outputs,
+        timeout,
+        ..InferenceRequest::new(inputs)
+    };
     let response = ask(app, request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
     let is_long = format.text_bytes(&response) > INLINE_TEXT;
     let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;

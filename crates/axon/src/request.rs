@@ -53,6 +53,41 @@ impl<N: Into<String>, const LENGTH: usize> From<[(N, Tensor); LENGTH]> for Input
     }
 }
 
+/// A parameter of a request that the server hands on as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parameter {
+    /// `true` or `false`.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// An integer that is not negative.
+    Uint(u64),
+    /// Any other number.
+    Double(f64),
+    /// A text.
+    String(String),
+}
+
+/// Names a sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SequenceId {
+    /// A number other than 0.
+    Number(u64),
+    /// A text of 1 to 128 bytes.
+    Text(String),
+}
+
+/// The place of a request in a sequence of requests to a stateful model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// The sequence.
+    pub id: SequenceId,
+    /// Its first request.
+    pub start: bool,
+    /// Its last request.
+    pub end: bool,
+}
+
 /// A question to a model.
 #[derive(Clone, Debug)]
 pub struct InferenceRequest {
@@ -66,6 +101,12 @@ pub struct InferenceRequest {
     pub outputs: Vec<String>,
     /// How long the caller waits; `None` for the server's request timeout.
     pub timeout: Option<Duration>,
+    /// 1 is the most urgent; 0 leaves it to the model.
+    pub priority: u64,
+    /// The sequence that it belongs to.
+    pub sequence: Option<Sequence>,
+    /// What else the caller says, by name; in the caller's order, each name once.
+    pub parameters: Vec<(String, Parameter)>,
 }
 
 impl InferenceRequest {
@@ -77,6 +118,9 @@ impl InferenceRequest {
             inputs: inputs.into(),
             outputs: Vec::new(),
             timeout: None,
+            priority: 0,
+            sequence: None,
+            parameters: Vec::new(),
         }
     }
 
