@@ -101,14 +101,14 @@ def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_option(
 ) -> None:
     """B-123."""
     for value in values:
-        assert option in refused(run_axon("serve", digits, "--http-port=0", f"{option}={value}"))
+        assert option in refused(run_axon("serve", digits, "--http-port=0", "--grpc-port=0", f"{option}={value}"))
 
 
 def test_a_port_in_use_is_refused(digits: Path) -> None:
     """B-123."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        end = run_axon("serve", digits, "--http-port", str(port))
+        end = run_axon("serve", digits, "--grpc-port", "0", "--http-port", str(port))
     assert refused(end) == f"cannot listen on 127.0.0.1:{port}: the port is in use"
     assert end.stderr.endswith("hint: choose another with --http-port\n")
 
@@ -124,14 +124,14 @@ PR_CAPBSET_DROP, CAP_NET_BIND_SERVICE = 24, 10
 ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_NET_BIND_SERVICE, 0, 0, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-    end = run_python(program, AXON, "serve", digits, "--http-port", str(first - 1))
+    end = run_python(program, AXON, "serve", digits, "--grpc-port", "0", "--http-port", str(first - 1))
     assert refused(end) == f"cannot listen on 127.0.0.1:{first - 1}: the port needs privileges"
     assert end.stderr.endswith("hint: choose another with --http-port\n")
 
 
 def test_an_address_of_another_host_is_refused(digits: Path) -> None:
     """B-123. **Source:** RFC 5737: 192.0.2.0/24 is nobody's."""
-    end = run_axon("serve", digits, "--http-port=0", "--host=192.0.2.1")
+    end = run_axon("serve", digits, "--http-port=0", "--grpc-port=0", "--host=192.0.2.1")
     assert refused(end) == "cannot listen on 192.0.2.1:0: this host does not have the address"
     assert end.stderr.endswith("hint: choose another with --host\n")
 
@@ -153,7 +153,7 @@ def test_a_model_that_cannot_be_served_is_told_once(
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)
-    end = run_axon(command, path, *(["--http-port=0"] if command == "serve" else []))
+    end = run_axon(command, path, *(["--http-port=0", "--grpc-port=0"] if command == "serve" else []))
     assert (end.returncode, end.stdout) == (1, "")
     assert re.fullmatch(rf"axon {command}: {problem}", end.stderr.splitlines()[0])
     # A cause and a hint may follow, each on a line of its own.
@@ -361,7 +361,7 @@ def test_a_full_disk_or_no_output_at_all_is_no_traceback(digits: Path, command: 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_serve_needs_no_standard_streams(digits: Path, closed: str) -> None:
     """B-128. It answers, and what it would have printed goes into none of its sockets."""
-    line = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *map(str, (AXON, "serve", digits, "--http-port=0"))]
+    line = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *map(str, (AXON, "serve", digits, "--http-port=0", "--grpc-port=0"))]
     with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             port = listening_port(process)

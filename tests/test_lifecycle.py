@@ -132,7 +132,7 @@ def running(command: Command, path: Path, *options: str, ready: bool = True, **s
     settings = {"stdout": subprocess.PIPE, **settings}
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, path, "--http-port", "0", *options],
+            [*command, path, "--http-port", "0", "--grpc-port", "0", *options],
             stdin=subprocess.DEVNULL,
             stderr=stderr,
             text=True,
@@ -388,7 +388,7 @@ def test_a_lone_model_that_cannot_be_served_ends_it_with_the_reason(
     path = tmp_path / "broken.onnx"
     if content is not None:
         path.write_bytes(content)
-    ended = finish(command, path, "--http-port", "0", "--log-level", "off")
+    ended = finish(command, path, "--http-port", "0", "--grpc-port", "0", "--log-level", "off")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert reason in ended.stderr
     assert ended.stderr.count("\n") <= 3, "the reason, and perhaps a hint"
@@ -401,7 +401,7 @@ def test_a_port_in_use_ends_it_with_the_flag_to_change(command: Command, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         began = time.monotonic()
-        ended = finish(command, path, "--http-port", str(port))
+        ended = finish(command, path, "--grpc-port", "0", "--http-port", str(port))
         assert time.monotonic() - began < 2.0
     assert (ended.returncode, ended.stdout) == (2, "")
     assert f"127.0.0.1:{port}" in ended.stderr
@@ -448,7 +448,7 @@ def test_the_binary_says_what_to_do_when_the_library_is_not_there(
     place = str(tmp_path / named) if named else None
     variables = environment(VIRTUAL_ENV=None, CONDA_PREFIX=None, ORT_DYLIB_PATH=place)
     path = save(mlp(), tmp_path / "models" / "mlp.onnx")
-    ended = finish(lonely_binary, path, "--http-port", "0", "--log-level", "off", env=variables, cwd=tmp_path)
+    ended = finish(lonely_binary, path, "--http-port", "0", "--grpc-port", "0", "--log-level", "off", env=variables, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert (place or "libonnxruntime.so") in ended.stderr
     assert "hint: " in ended.stderr

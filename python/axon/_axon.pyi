@@ -19,6 +19,16 @@ class NativeConfig(TypedDict):
     device: str
     runtime_library: str | None
 
+class NativeServe(TypedDict):
+    path: str
+    host: str
+    http_port: int
+    grpc_port: int | None
+    max_request_bytes: int
+    allow_client_shm: bool
+    compat: str
+    log_level: str
+
 __version__: str
 
 @final
@@ -51,5 +61,5 @@ class Server:
     def close(self) -> None: ...
 
 def close_all() -> None: ...
-def serve(path: str, host: str, http_port: int, log_level: str, config: NativeConfig) -> None: ...
+def serve(options: NativeServe, config: NativeConfig) -> None: ...
 def runtime_version() -> str | None: ...

@@ -12,7 +12,7 @@ use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
-use axon_server::{ServeOptions, logging, serve_until_signal};
+use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -290,18 +290,35 @@ pub fn close_all(py: Python<'_>) {
     release_buffers(py);
 }
 
-/// Serves over HTTP until SIGINT or SIGTERM.
-#[pyfunction]
-pub fn serve(
-    py: Python<'_>,
+/// What is served, where and how, as `axon serve` passes it on.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct NativeServe {
     path: PathBuf,
     host: IpAddr,
     http_port: u16,
-    log_level: &str,
-    config: NativeConfig,
-) -> PyResult<()> {
-    logging::start(log_level).map_err(|problem| Error::invalid("log_level", problem)).or_raise(py)?;
-    let options = ServeOptions { path, host, http_port, config: config.parse().or_raise(py)? };
+    grpc_port: Option<u16>,
+    max_request_bytes: usize,
+    allow_client_shm: bool,
+    compat: String,
+    log_level: String,
+}
+
+/// Serves until SIGINT or SIGTERM.
+#[pyfunction]
+pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
+    let NativeServe { path, host, http_port, grpc_port, .. } = options;
+    logging::start(&options.log_level)
+        .map_err(|problem| Error::invalid("log_level", problem))
+        .or_raise(py)?;
+    let compat = options.compat.parse().map_err(|problem| Error::invalid("compat", problem)).or_raise(py)?;
+    let wire = WireOptions {
+        max_request_bytes: options.max_request_bytes,
+        compat,
+        allow_client_shm: options.allow_client_shm,
+    };
+    let options =
+        ServeOptions { path, host, http_port, grpc_port, wire, config: config.parse().or_raise(py)? };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
 }
 

@@ -12,6 +12,8 @@ use axon::repository::{Model, State};
 use axon::server::InferenceServer;
 use axon::signature::{Dimension, TensorSpec};
 
+use crate::serve::Addresses;
+
 /// Inputs of more values than this are tried as binary zeros; typed out they would fill the screen.
 const TYPED_VALUES: usize = 256;
 
@@ -19,13 +21,13 @@ const TYPED_VALUES: usize = 256;
 const LISTED: usize = 20;
 
 /// Prints what is served to standard output. That nobody reads it is no trouble.
-pub fn ready(server: &InferenceServer, address: SocketAddr, elapsed: Duration) {
-    let text = ready_text(server, address, elapsed);
+pub fn ready(server: &InferenceServer, addresses: Addresses, elapsed: Duration) {
+    let text = ready_text(server, addresses, elapsed);
     let mut output = std::io::stdout().lock();
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
-fn ready_text(server: &InferenceServer, address: SocketAddr, elapsed: Duration) -> String {
+fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration) -> String {
     let mut text = String::new();
     let entries = server.models();
     let mut first = None;
@@ -49,12 +51,14 @@ fn ready_text(server: &InferenceServer, address: SocketAddr, elapsed: Duration) 
         text.push_str("no models here yet\n");
     }
     if let Some(model) = first {
-        let _ = writeln!(text, "try it: {}", curl_line(model, address));
+        let _ = writeln!(text, "try it: {}", curl_line(model, addresses.http));
     }
     let runtime = runtime_version().map(|version| format!(", ONNX Runtime {version}")).unwrap_or_default();
+    let Addresses { http, grpc } = addresses;
+    let grpc = grpc.map(|address| format!(" and grpc://{address}")).unwrap_or_default();
     let _ = writeln!(
         text,
-        "axon {} ready at http://{address} in {:.2} s ({} cores{runtime})",
+        "axon {} ready at http://{http}{grpc} in {:.2} s ({} cores{runtime})",
         env!("CARGO_PKG_VERSION"),
         elapsed.as_secs_f64(),
         granted_cores(),

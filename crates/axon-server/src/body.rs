@@ -16,10 +16,10 @@ use tokio::time::{Instant, timeout_at};
 const MAX_CHUNKS: usize = 65_536;
 
 /// A body may take this long, and longer by one second for each [`SLOWEST`] bytes that came.
-const GRACE: Duration = Duration::from_secs(5);
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// The slowest rate, in bytes per second.
-const SLOWEST: u64 = 1024;
+pub const SLOWEST: u64 = 1024;
 
 /// The first allocation for a body of several frames; it grows with what comes, not with what is declared.
 const FIRST_CAPACITY: usize = 64 << 10;
@@ -43,7 +43,7 @@ pub async fn read(mut body: Incoming, limit: usize) -> Result<Bytes> {
         let deadline = started + GRACE + Duration::from_secs(received / SLOWEST);
         let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let frame = match timeout_at(deadline, next).await {
-            Err(_) => return Err(too_slow(received)),
+            Err(_) => return Err(too_slow("body", received)),
             Ok(None) => break,
             Ok(Some(Err(error))) => return Err(broken(&error)),
             Ok(Some(Ok(frame))) => frame,
@@ -82,10 +82,11 @@ fn too_large(length: u64, limit: usize) -> Error {
     )
 }
 
-fn too_slow(received: u64) -> Error {
+/// A body, or a message, that comes too slowly.
+pub fn too_slow(field: &'static str, received: u64) -> Error {
     Error::at(
         ErrorKind::Cancelled,
-        "body",
+        field,
         format_args!("expected at least {SLOWEST} bytes per second, got {received} bytes so far"),
     )
 }

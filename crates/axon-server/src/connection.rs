@@ -1,24 +1,41 @@
-//! One connection: HTTP/1.1 on a stream whose silence and stalls are timed.
+//! One connection: HTTP/1.1 or HTTP/2, whichever its first bytes speak, on a stream whose silence and stalls are timed.
 //!
 //! A connection's life: first byte → headers → busy → idle → headers → … Each phase but `busy` has a limit; a sweep
-//! once a second closes what is over it. Limits kept this way cost a request two stores, not a timer.
+//! once a second closes what is over it. Limits kept this way cost a request two stores, not a timer. HTTP/2 carries
+//! many requests at once: it is busy while any of them is, and never in `headers`.
+
+mod http2;
 
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use crate::handler::{App, handle};
+/// What answers the requests of a port.
+pub(crate) trait Answer: Clone + Send + Sync + 'static {
+    /// The body of its responses.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + Unpin + 'static;
+
+    /// What a client is told that does not begin with HTTP/2; `None` when it is served.
+    const HTTP2_ONLY: Option<&'static str>;
+
+    /// Answers one request.
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+}
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
@@ -30,16 +47,29 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(75);
+/// Clients of HTTP/2 keep their connection for long and answer pings on it.
+const IDLE_HTTP2: Duration = Duration::from_secs(600);
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
 const PHASE_FIRST_BYTE: u8 = 0;
 const PHASE_HEADERS: u8 = 1;
 const PHASE_BUSY: u8 = 2;
 const PHASE_IDLE: u8 = 3;
+const PHASE_IDLE_HTTP2: u8 = 4;
+
+/// The first bytes of a connection are looked at in one read of at most so many.
+const FIRST_READ: usize = 1024;
+
+/// The first bytes of HTTP/2, as far as they are no method of HTTP/1.
+const HTTP2: &[u8] = b"PRI";
 
 /// What the sweep needs to know of a connection.
 struct Activity {
     phase: AtomicU8,
+    /// Requests that are being answered.
+    open: AtomicU32,
+    /// The phase when none is.
+    idle: AtomicU8,
     /// Milliseconds from the server's start to the phase's.
     since: AtomicU64,
     /// Milliseconds from the server's start to when writing began to stall; 0 when it does not.
@@ -59,6 +89,7 @@ impl Activity {
             PHASE_FIRST_BYTE => Some(FIRST_BYTE),
             PHASE_HEADERS => Some(HEADERS),
             PHASE_IDLE => Some(IDLE),
+            PHASE_IDLE_HTTP2 => Some(IDLE_HTTP2),
             _ => None,
         };
         let stalled_since = self.stalled_since.load(Relaxed);
@@ -105,6 +136,8 @@ impl Connections {
         }
         let activity = Arc::new(Activity {
             phase: AtomicU8::new(PHASE_FIRST_BYTE),
+            open: AtomicU32::new(0),
+            idle: AtomicU8::new(PHASE_IDLE),
             since: AtomicU64::new(self.now()),
             stalled_since: AtomicU64::new(0),
             close: Notify::new(),
@@ -153,9 +186,58 @@ impl Drop for Entered {
     }
 }
 
+/// A request that is being answered; the connection is busy until the last of them, and its answer, is dropped.
+struct Open {
+    connections: Arc<Connections>,
+    activity: Arc<Activity>,
+}
+
+impl Open {
+    fn new(connections: &Arc<Connections>, activity: &Arc<Activity>) -> Self {
+        if activity.open.fetch_add(1, Relaxed) == 0 {
+            activity.enter(PHASE_BUSY, connections.now());
+        }
+        Self { connections: Arc::clone(connections), activity: Arc::clone(activity) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.activity.open.fetch_sub(1, Relaxed) == 1 {
+            self.activity.enter(self.activity.idle.load(Relaxed), self.connections.now());
+        }
+    }
+}
+
+/// A response body whose request is open until it has been written.
+struct Answering<B> {
+    body: B,
+    _open: Open,
+}
+
+impl<B: Body + Unpin> Body for Answering<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Serves a connection in a task of its own, until it closes or is told to finish; refuses it over the limit.
-pub(crate) fn spawn(
-    app: &Arc<App>,
+pub(crate) fn spawn<A: Answer>(
+    answer: &A,
     connections: &Arc<Connections>,
     stream: TcpStream,
     finish: watch::Receiver<bool>,
@@ -164,53 +246,100 @@ pub(crate) fn spawn(
         connections.refused.fetch_add(1, Relaxed);
         return;
     };
-    tokio::spawn(run(Arc::clone(app), entered, stream, finish));
+    tokio::spawn(run(answer.clone(), entered, stream, finish));
 }
 
-async fn run(app: Arc<App>, entered: Entered, stream: TcpStream, mut finish: watch::Receiver<bool>) {
+/// Drives a connection until it ends, is told to close, or has finished what it began.
+macro_rules! drive {
+    ($connection:expr, $activity:expr, $finish:expr) => {{
+        let mut connection = std::pin::pin!($connection);
+        let mut finishing = *$finish.borrow_and_update();
+        if finishing {
+            connection.as_mut().graceful_shutdown();
+        }
+        loop {
+            tokio::select! {
+                biased;
+                outcome = connection.as_mut() => {
+                    if let Err(error) = outcome {
+                        tracing::debug!("a connection ended: {}", error.to_string().escape_debug());
+                    }
+                    return;
+                }
+                () = $activity.close.notified() => {
+                    tracing::debug!("closed a connection that was silent, stalled or flooding");
+                    return;
+                }
+                changed = $finish.changed(), if !finishing => {
+                    finishing = true;
+                    if changed.is_ok() {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }
+    }};
+}
+
+async fn run<A: Answer>(
+    answer: A,
+    entered: Entered,
+    mut stream: TcpStream,
+    mut finish: watch::Receiver<bool>,
+) {
     // Answers are written whole; waiting to fill a segment would only add 40 ms.
     let _ = stream.set_nodelay(true);
     let (connections, activity) = (Arc::clone(&entered.connections), Arc::clone(&entered.activity));
+    let first = tokio::select! {
+        first = first_bytes(&mut stream) => first,
+        () = activity.close.notified() => None,
+        _ = finish.wait_for(|finish| *finish) => None,
+    };
+    let Some(first) = first else { return };
+    let is_http2 = first.starts_with(HTTP2);
+    if let (false, Some(refusal)) = (is_http2, A::HTTP2_ONLY) {
+        // Whoever does not read it is gone already.
+        let _ = stream.write_all(refusal.as_bytes()).await;
+        return;
+    }
+    let (idle, phase) =
+        if is_http2 { (PHASE_IDLE_HTTP2, PHASE_IDLE_HTTP2) } else { (PHASE_IDLE, PHASE_HEADERS) };
+    activity.idle.store(idle, Relaxed);
+    activity.enter(phase, connections.now());
     let service = service_fn(|request| {
-        let (app, connections, activity) =
-            (Arc::clone(&app), Arc::clone(&connections), Arc::clone(&activity));
+        let (answer, open) = (answer.clone(), Open::new(&connections, &activity));
         async move {
-            activity.enter(PHASE_BUSY, connections.now());
-            let response = handle(app, request).await;
-            activity.enter(PHASE_IDLE, connections.now());
-            Ok::<_, std::convert::Infallible>(response)
+            let response = answer.answer(request).await;
+            Ok::<_, std::convert::Infallible>(response.map(|body| Answering { body, _open: open }))
         }
     });
-    let io = TokioIo::new(Timed { stream, entered: &entered });
-    let connection = http1::Builder::new()
+    let guard = is_http2.then(|| http2::FloodGuard::new(connections.now()));
+    let io = TokioIo::new(Timed { stream, first, entered: &entered, guard });
+    if is_http2 {
+        drive!(http2::builder().serve_connection(io, service), activity, finish)
+    }
+    let http1 = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .header_read_timeout(None)
         .serve_connection(io, service);
-    let mut connection = std::pin::pin!(connection);
-    let mut finishing = *finish.borrow_and_update();
-    if finishing {
-        connection.as_mut().graceful_shutdown();
-    }
+    drive!(http1, activity, finish)
+}
+
+/// Reads until it is known which protocol is spoken; `None` when the connection ended before.
+async fn first_bytes(stream: &mut TcpStream) -> Option<Bytes> {
+    let mut first = [0; FIRST_READ];
+    let mut length = 0;
     loop {
-        tokio::select! {
-            biased;
-            outcome = connection.as_mut() => {
-                if let Err(error) = outcome {
-                    tracing::debug!("a connection ended: {}", error.to_string().escape_debug());
-                }
-                return;
-            }
-            () = activity.close.notified() => {
-                tracing::debug!("closed a connection that was silent or stalled for too long");
-                return;
-            }
-            changed = finish.changed(), if !finishing => {
-                finishing = true;
-                if changed.is_ok() {
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
+        let read = stream.read(first.get_mut(length..)?).await.ok()?;
+        length += read;
+        let first = first.get(..length)?;
+        let known = HTTP2.get(..length.min(HTTP2.len()))?;
+        if read == 0 && length == 0 {
+            return None;
+        }
+        if read == 0 || !first.starts_with(known) || length >= HTTP2.len() {
+            return Some(Bytes::copy_from_slice(first));
         }
     }
 }
@@ -218,7 +347,10 @@ async fn run(app: Arc<App>, entered: Entered, stream: TcpStream, mut finish: wat
 /// A stream that notes when it was last read and whether writing stalls.
 struct Timed<'a> {
     stream: TcpStream,
+    /// What was read to find out the protocol, and is not yet read again.
+    first: Bytes,
     entered: &'a Entered,
+    guard: Option<http2::FloodGuard>,
 }
 
 impl Timed<'_> {
@@ -245,8 +377,20 @@ impl AsyncRead for Timed<'_> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let before = buffer.filled().len();
+        if self.first.has_remaining() {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(length));
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        }
         let Entered { connections, activity, .. } = self.entered;
+        if let Some(guard) = &mut self.guard {
+            if guard.floods(buffer.filled().get(before..).unwrap_or_default(), connections.now()) {
+                activity.close.notify_one();
+            }
+            return Poll::Ready(Ok(()));
+        }
         if matches!(activity.phase.load(Relaxed), PHASE_FIRST_BYTE | PHASE_IDLE) {
             activity.enter(PHASE_HEADERS, connections.now());
         }

@@ -1,12 +1,8 @@
 //! One body for each verb of the protocol.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axon::repository::{Model, State};
-use axon::request::{InferenceRequest, InferenceResponse};
-use axon::server::{InferenceServer, NotReady};
-use axon::signature::TensorSpec;
+use axon::request::InferenceRequest;
 use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -15,15 +11,18 @@ use hyper::header::{
     TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
-use hyper::{Request, Response, StatusCode, Version};
-use serde_json::{Value, json};
-use tokio::sync::{Notify, oneshot};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use serde::Serialize;
+use serde_json::json;
 
-use crate::answers::Answers;
+use crate::admin;
+use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded};
+use crate::connection::Answer;
 use crate::route::{MAX_URI, ModelVerb, Route, route};
 use crate::status::{error_body, retry_after_seconds, status_of};
+use crate::verbs;
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -40,52 +39,22 @@ const INLINE_BINARY: usize = 4 << 20;
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
-/// What every request needs.
-pub(crate) struct App {
-    pub server: InferenceServer,
-    /// The most bytes of a body, as sent and decoded.
-    pub body_limit: usize,
-    pub in_flight: InFlight,
-    pub answers: Arc<Answers>,
-}
+/// Answers the requests of the HTTP port.
+#[derive(Clone)]
+pub(crate) struct Http(pub Arc<App>);
 
-/// Counts the requests that are being answered, so that a shutdown can wait for them.
-#[derive(Default)]
-pub(crate) struct InFlight {
-    count: AtomicUsize,
-    none: Notify,
-}
+impl Answer for Http {
+    type Body = Frames;
 
-impl InFlight {
-    fn enter(&self) -> InFlightGuard<'_> {
-        self.count.fetch_add(1, Ordering::AcqRel);
-        InFlightGuard(self)
-    }
+    const HTTP2_ONLY: Option<&'static str> = None;
 
-    /// Waits until nothing is in flight.
-    pub async fn wait_for_none(&self) {
-        loop {
-            let notified = self.none.notified();
-            if self.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            notified.await;
-        }
-    }
-}
-
-struct InFlightGuard<'a>(&'a InFlight);
-
-impl Drop for InFlightGuard<'_> {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.none.notify_waiters();
-        }
+    async fn answer(self, request: Request<Incoming>) -> Response<Frames> {
+        handle(self.0, request).await
     }
 }
 
 /// Answers one request.
-pub(crate) async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
+async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     let response = match answer(&app, request).await {
         Ok(response) => response,
         Err(error) => refusal(&error),
@@ -105,22 +74,70 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
     };
     match route {
         Route::Live => Ok(respond(StatusCode::OK, JSON, Frames::default())),
-        Route::Ready => ready(app),
-        Route::Server => Ok(document(StatusCode::OK, &server_metadata())),
-        Route::AllStatistics => Ok(document(StatusCode::OK, &all_statistics(app))),
-        Route::Model { name, version, verb } => match verb {
-            ModelVerb::Metadata => metadata(app, name, version),
-            ModelVerb::Ready => {
-                app.server.model(name, version)?;
-                Ok(respond(StatusCode::OK, JSON, Frames::default()))
-            }
-            ModelVerb::Statistics => {
-                let model = app.server.model(name, version)?;
-                Ok(document(StatusCode::OK, &json!({ "model_stats": [statistics(&model)] })))
-            }
-            ModelVerb::Infer => infer(app, &head.headers, incoming, name, version).await,
-        },
+        Route::Ready => verbs::ready(app).map(|()| respond(StatusCode::OK, JSON, Frames::default())),
+        Route::Server => document(&verbs::server_metadata(app)),
+        Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
+        Route::Model { name, version, verb } => {
+            model(app, Asked { head: &head, name, version }, verb, incoming).await
+        }
+        Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
+        Route::Logging => document(&admin::log(app, change(app, &head, incoming).await?)?),
+        Route::Repository { .. } | Route::SharedMemory { .. } | Route::OpenApi | Route::Page(_) => {
+            Err(Error::new(ErrorKind::Unimplemented, "not yet"))
+        }
     }
+}
+
+/// A request to a model.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    head: &'a Parts,
+    name: &'a str,
+    version: Option<u64>,
+}
+
+async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
+    let Asked { head, name, version } = asked;
+    match verb {
+        ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
+        ModelVerb::Ready => {
+            app.server.model(name, version)?;
+            Ok(respond(StatusCode::OK, JSON, Frames::default()))
+        }
+        ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
+        ModelVerb::Infer => infer(app, asked, incoming).await,
+        ModelVerb::TraceSetting => {
+            document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
+        }
+        ModelVerb::Config | ModelVerb::Generate | ModelVerb::GenerateStream => {
+            Err(Error::new(ErrorKind::Unimplemented, "not yet"))
+        }
+    }
+}
+
+/// The body of a request that may change settings; `None` when it only asks for them.
+async fn change(
+    app: &App,
+    head: &Parts,
+    incoming: Incoming,
+) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
+    if head.method != Method::POST {
+        return Ok(None);
+    }
+    admin::object(&plain_body(app, head, incoming).await?).map(Some)
+}
+
+/// The body of a verb other than inference, which is never compressed.
+async fn plain_body(app: &App, head: &Parts, incoming: Incoming) -> Result<Bytes> {
+    if let Some(encoding) = content_encoding(&head.headers) {
+        return Err(Error::at(
+            ErrorKind::UnsupportedMedia,
+            "Content-Encoding",
+            format_args!("expected identity, got {}", axon::error::Echo(&encoding)),
+        ));
+    }
+    check_content_type(&head.headers)?;
+    body::read(incoming, app.body_limit).await
 }
 
 /// Checks what hyper lets through and two readers could take differently, or one for too much.
@@ -134,7 +151,8 @@ fn check_head(head: &Parts) -> Result<()> {
         ));
     }
     let hosts = head.headers.get_all(HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && head.version >= Version::HTTP_11) {
+    // HTTP/2 names the host beside the headers.
+    if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
         return Err(Error::invalid("Host", format_args!("expected one Host header, got {hosts}")));
     }
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
@@ -145,43 +163,18 @@ fn check_head(head: &Parts) -> Result<()> {
     Ok(())
 }
 
-fn ready(app: &App) -> Result<Response<Frames>> {
-    let reason = match app.server.ready() {
-        Ok(()) => return Ok(respond(StatusCode::OK, JSON, Frames::default())),
-        Err(NotReady::Stopping) => "the server is shutting down".to_owned(),
-        Err(NotReady::Loading) => "models are being loaded".to_owned(),
-        Err(NotReady::Failed(models)) => {
-            format!(
-                "models that are not ready: {}",
-                axon::error::echo_names(models.iter().map(String::as_str))
-            )
-        }
-    };
-    Err(Error::new(ErrorKind::ModelNotReady, reason))
-}
-
-async fn infer(
-    app: &App,
-    headers: &HeaderMap,
-    incoming: Incoming,
-    name: &str,
-    version: Option<u64>,
-) -> Result<Response<Frames>> {
-    if app.server.is_stopping() {
-        return Err(Error::shutting_down());
-    }
-    let _guard = app.in_flight.enter();
+async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {
+    let Asked { head, name, version } = asked;
+    let headers = &head.headers;
+    let _guard = app.enter()?;
     check_content_type(headers)?;
     let body = body::read(incoming, app.body_limit).await?;
-    let Decoded { inputs, outputs, timeout, id, format } = decode(app, headers, body, name, version).await?;
-    let request = InferenceRequest {
-        model: name.to_owned(),
-        version,
-        outputs,
-        timeout,
-        ..InferenceRequest::new(inputs)
-    };
-    let response = ask(app, request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
+    let decoded = decode(app, headers, body, name, version).await?;
+    let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    let model = name.to_owned();
+    let request =
+        InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
+    let response = app.ask(request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
     let is_long = format.text_bytes(&response) > INLINE_TEXT;
     let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
     let Some(header_length) = encoded.header_length else {
@@ -190,13 +183,6 @@ async fn infer(
     let mut response = respond(StatusCode::OK, BINARY, binary_frames(encoded.json, encoded.tensors));
     response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(header_length));
     Ok(response)
-}
-
-async fn ask(app: &App, request: InferenceRequest) -> Result<InferenceResponse> {
-    let (sender, receiver) = oneshot::channel();
-    let answers = Arc::clone(&app.answers);
-    let ticket = app.server.submit(request, move |answer| answers.push(sender, answer))?;
-    ticket.finish(receiver).await
 }
 
 /// The JSON part and the tensors; small ones as one copy, large ones as they lie in memory.
@@ -256,17 +242,6 @@ async fn decode(
     .await
 }
 
-/// Reads or writes long text on another thread, so that other connections do not wait for it.
-async fn off_the_wire<T: Send + 'static>(
-    is_long: bool,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    if !is_long {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
-}
-
 /// JSON, binary, or nothing said; `curl -d` says form, and means JSON.
 fn check_content_type(headers: &HeaderMap) -> Result<()> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
@@ -302,81 +277,9 @@ fn content_encoding(headers: &HeaderMap) -> Option<String> {
     (encoding != "identity").then_some(encoding)
 }
 
-fn log_failure(error: &Error, model: &str, id: Option<&str>) {
-    let id = id.unwrap_or_default().escape_debug();
-    match error.kind() {
-        ErrorKind::Internal | ErrorKind::ExecutionFailed => {
-            tracing::error!(model, %id, cause = error.cause(), "{}", error.message().escape_debug());
-        }
-        _ => tracing::debug!(model, %id, cause = error.cause(), "{}", error.message().escape_debug()),
-    }
-}
-
-fn metadata(app: &App, name: &str, version: Option<u64>) -> Result<Response<Frames>> {
-    let metadata = app.server.metadata(name, version)?;
-    let tensor = |spec: &TensorSpec| json!({ "name": spec.name, "datatype": spec.datatype.name(), "shape": spec.wire_shape() });
-    let versions: Vec<String> = metadata.versions.iter().map(u64::to_string).collect();
-    let value = json!({
-        "name": metadata.name,
-        "versions": versions,
-        "platform": "onnxruntime_onnx",
-        "inputs": metadata.signature.inputs.iter().map(tensor).collect::<Vec<_>>(),
-        "outputs": metadata.signature.outputs.iter().map(tensor).collect::<Vec<_>>(),
-    });
-    Ok(document(StatusCode::OK, &value))
-}
-
-fn server_metadata() -> Value {
-    json!({
-        "name": "axon",
-        "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["classification", "binary_tensor_data", "parameters", "statistics"],
-    })
-}
-
-fn all_statistics(app: &App) -> Value {
-    let entries = app.server.models();
-    let ready = entries.iter().filter_map(|entry| match &entry.state {
-        State::Ready(model) => Some(statistics(model)),
-        _ => None,
-    });
-    json!({ "model_stats": ready.collect::<Vec<_>>() })
-}
-
-/// A model's counters in the protocol's form; durations in nanoseconds.
-fn statistics(model: &Model) -> Value {
-    let counters = model.statistics();
-    let read = |counter: &axon::metrics::DurationCounter| {
-        let (count, ns) = counter.read();
-        json!({ "count": count, "ns": ns })
-    };
-    let none = || json!({ "count": 0, "ns": 0 });
-    let batch = |(rows, (count, ns)): (usize, (u64, u64))| {
-        let free = json!({ "count": count, "ns": 0 });
-        json!({ "batch_size": rows, "compute_input": free, "compute_infer": { "count": count, "ns": ns }, "compute_output": free })
-    };
-    json!({
-        "name": model.name(),
-        "version": model.version().to_string(),
-        "last_inference": counters.last_inference_ms.load(Ordering::Relaxed),
-        "inference_count": counters.inference_count.load(Ordering::Relaxed),
-        "execution_count": counters.execution_count.load(Ordering::Relaxed),
-        "inference_stats": {
-            "success": read(&counters.success),
-            "fail": read(&counters.fail),
-            "queue": read(&counters.queue),
-            "compute_input": none(),
-            "compute_infer": read(&counters.compute),
-            "compute_output": none(),
-            "cache_hit": none(),
-            "cache_miss": none(),
-        },
-        "batch_stats": counters.batches().into_iter().map(batch).collect::<Vec<_>>(),
-    })
-}
-
-fn document(status: StatusCode, value: &Value) -> Response<Frames> {
-    respond(status, JSON, value.to_string().into_bytes().into())
+fn document(value: &impl Serialize) -> Result<Response<Frames>> {
+    let json = serde_json::to_vec(value).map_err(Error::internal)?;
+    Ok(respond(StatusCode::OK, JSON, json.into()))
 }
 
 fn respond(status: StatusCode, content_type: HeaderValue, body: Frames) -> Response<Frames> {

@@ -3,17 +3,27 @@
 //! `codec` is pure: bytes in, values out. `handler` holds one body for each verb. The listener and the shutdown
 //! signal are arguments, and every limit and timer of a connection is the server's own (`connection`).
 
+mod admin;
 pub mod announce;
 mod answers;
+mod app;
 mod body;
 pub mod codec;
+pub mod compat;
 mod connection;
+mod grpc;
 mod handler;
 mod loading;
 pub mod logging;
+pub mod proto;
 pub mod route;
 mod serve;
+mod settings;
 pub mod signals;
 pub mod status;
+mod verbs;
 
-pub use serve::{BODY_LIMIT, ServeError, ServeOptions, bind, serve, serve_until_signal};
+pub use serve::{
+    Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,
+    serve_until_signal,
+};

@@ -1,6 +1,5 @@
 //! The models are loaded on a thread of their own, so that the server is live meanwhile.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axon::repository::Found;
@@ -9,6 +8,7 @@ use axon::{Error, Result};
 use tokio::sync::watch;
 
 use crate::announce;
+use crate::serve::Addresses;
 
 /// How long a shutdown waits for the model that is being loaded.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ impl Loading {
         &mut self,
         server: &InferenceServer,
         is_file: bool,
-        address: SocketAddr,
+        addresses: Addresses,
         started: Instant,
     ) -> Error {
         let failed = match self.outcome.wait_for(Option::is_some).await {
@@ -54,7 +54,7 @@ impl Loading {
             tracing::error!(cause = error.cause(), "a model is not served: {error}");
         }
         if !server.is_stopping() {
-            announce::ready(server, address, started.elapsed());
+            announce::ready(server, addresses, started.elapsed());
         }
         std::future::pending().await
     }

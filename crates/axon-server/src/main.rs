@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use axon::config::{Batching, Device};
-use axon_server::{ServeError, ServeOptions, logging, serve_until_signal};
+use axon_server::compat::Compat;
+use axon_server::{BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, logging, serve_until_signal};
 use clap::Parser;
 
 /// Serves ONNX models over the Open Inference Protocol.
@@ -25,6 +26,21 @@ struct Arguments {
     /// The port for HTTP; 0 takes a free one
     #[arg(long, default_value_t = 8000)]
     http_port: u16,
+    /// The port for gRPC; 0 takes a free one
+    #[arg(long, default_value_t = 8001)]
+    grpc_port: u16,
+    /// Serve no gRPC
+    #[arg(long, conflicts_with = "grpc_port")]
+    no_grpc: bool,
+    /// The most bytes of a request, as sent and decoded
+    #[arg(long, default_value_t = BODY_LIMIT, value_parser = request_bytes)]
+    max_request_bytes: usize,
+    /// Let clients on this host pass tensors in POSIX shared memory
+    #[arg(long)]
+    allow_client_shm: bool,
+    /// native, or triton for its names, codes and texts
+    #[arg(long, default_value_t)]
+    compat: Compat,
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
@@ -79,6 +95,10 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     let mut options = ServeOptions::new(arguments.path);
     options.host = arguments.host;
     options.http_port = arguments.http_port;
+    options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
+    options.wire.max_request_bytes = arguments.max_request_bytes;
+    options.wire.allow_client_shm = arguments.allow_client_shm;
+    options.wire.compat = arguments.compat;
     options.config.name = arguments.name;
     let model = &mut options.config.model;
     model.request_timeout = Duration::from_secs_f64(timeout);
@@ -90,4 +110,10 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
         model.batching = Batching::Off;
     }
     Some(options)
+}
+
+fn request_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| MAX_REQUEST_BYTES.contains(bytes));
+    bytes
+        .ok_or_else(|| format!("expected {} to {} bytes", MAX_REQUEST_BYTES.start(), MAX_REQUEST_BYTES.end()))
 }

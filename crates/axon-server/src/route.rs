@@ -27,6 +27,30 @@ pub enum Route<'a> {
         /// What is asked of it.
         verb: ModelVerb,
     },
+    /// `/v2/repository[/R]/...`
+    Repository {
+        /// The repository, when the path names one.
+        repository: Option<&'a str>,
+        /// What is asked of it.
+        verb: RepositoryVerb<'a>,
+    },
+    /// `/v2/{system,cuda}sharedmemory[/region/R]/...`
+    SharedMemory {
+        /// Whose memory.
+        kind: MemoryKind,
+        /// The region; `None` for all.
+        region: Option<&'a str>,
+        /// What is asked of it.
+        verb: MemoryVerb,
+    },
+    /// `/v2/trace/setting`
+    TraceSetting,
+    /// `/v2/logging`
+    Logging,
+    /// `/openapi.json`
+    OpenApi,
+    /// `/docs`, and what its page is made of.
+    Page(&'a str),
 }
 
 /// What is asked of a model.
@@ -38,8 +62,47 @@ pub enum ModelVerb {
     Ready,
     /// An answer.
     Infer,
+    /// An answer to a flat JSON object.
+    Generate,
+    /// The same, as a stream of events.
+    GenerateStream,
+    /// Its configuration.
+    Config,
     /// Its statistics.
     Statistics,
+    /// How it is traced.
+    TraceSetting,
+}
+
+/// What is asked of the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepositoryVerb<'a> {
+    /// What it holds.
+    Index,
+    /// To load a model; its name is checked by the repository.
+    Load(&'a str),
+    /// To unload one.
+    Unload(&'a str),
+}
+
+/// Whose memory a region is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// The host's.
+    System,
+    /// A GPU's.
+    Cuda,
+}
+
+/// What is asked of a shared-memory region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryVerb {
+    /// What is registered.
+    Status,
+    /// To use it from now on.
+    Register,
+    /// To forget it.
+    Unregister,
 }
 
 impl Route<'_> {
@@ -47,16 +110,20 @@ impl Route<'_> {
     #[must_use]
     pub fn allow(&self) -> &'static str {
         match self {
-            Self::Model { verb: ModelVerb::Infer, .. } => "POST",
+            Self::Model { verb, .. } => match verb {
+                ModelVerb::Infer | ModelVerb::Generate | ModelVerb::GenerateStream => "POST",
+                ModelVerb::TraceSetting => "GET, HEAD, POST",
+                _ => "GET, HEAD",
+            },
+            Self::Repository { .. }
+            | Self::SharedMemory { verb: MemoryVerb::Register | MemoryVerb::Unregister, .. } => "POST",
+            Self::TraceSetting | Self::Logging => "GET, HEAD, POST",
             _ => "GET, HEAD",
         }
     }
 
     fn takes(&self, method: &Method) -> bool {
-        match self {
-            Self::Model { verb: ModelVerb::Infer, .. } => method == Method::POST,
-            _ => method == Method::GET || method == Method::HEAD,
-        }
+        self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 }
 
@@ -83,28 +150,48 @@ pub fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>> {
 /// # Errors
 /// As [`route`], but for the method.
 pub fn parse(path: &str) -> Result<Route<'_>> {
-    // The longest route has seven segments; the leading `/` makes an empty first one.
-    let mut segments = [""; 9];
+    // The longest route has eight segments; the leading `/` makes an empty first one.
+    let mut segments = [""; 10];
     let mut count = 0;
     for segment in path.split('/') {
         let Some(slot) = segments.get_mut(count) else { return Err(not_found(path)) };
         *slot = segment;
         count += 1;
     }
-    match segments.get(..count).unwrap_or_default() {
-        ["", "v2"] => Ok(Route::Server),
-        ["", "v2", "health", "live"] => Ok(Route::Live),
-        ["", "v2", "health", "ready"] => Ok(Route::Ready),
-        ["", "v2", "models", "stats"] => Ok(Route::AllStatistics),
-        ["", "v2", "models", name, "versions", version, rest @ ..] if !name.is_empty() => {
-            let verb = model_verb(rest).ok_or_else(|| not_found(path))?;
+    let Some(["", first, rest @ ..]) = segments.get(..count) else { return Err(not_found(path)) };
+    match (*first, rest) {
+        ("v2", rest) => parse_v2(rest, path),
+        ("openapi.json", []) => Ok(Route::OpenApi),
+        ("docs", _) => Ok(Route::Page(path)),
+        _ => Err(not_found(path)),
+    }
+}
+
+fn parse_v2<'a>(segments: &[&'a str], path: &'a str) -> Result<Route<'a>> {
+    match segments {
+        [] => Ok(Route::Server),
+        ["health", "live"] => Ok(Route::Live),
+        ["health", "ready"] => Ok(Route::Ready),
+        ["trace", "setting"] => Ok(Route::TraceSetting),
+        ["logging"] => Ok(Route::Logging),
+        ["models", "stats"] => Ok(Route::AllStatistics),
+        ["models", name, "versions", version, rest @ ..] if !name.is_empty() => {
+            let verb = model_verb(rest).filter(|verb| *verb != ModelVerb::TraceSetting);
+            let verb = verb.ok_or_else(|| not_found(path))?;
             check_name(name)?;
             Ok(Route::Model { name, version: Some(parse_version(version)?), verb })
         }
-        ["", "v2", "models", name, rest @ ..] if !name.is_empty() => {
+        ["models", name, rest @ ..] if !name.is_empty() => {
             let verb = model_verb(rest).ok_or_else(|| not_found(path))?;
             check_name(name)?;
             Ok(Route::Model { name, version: None, verb })
+        }
+        ["repository", rest @ ..] => parse_repository(rest).ok_or_else(|| not_found(path)),
+        ["systemsharedmemory", rest @ ..] => {
+            parse_memory(MemoryKind::System, rest).ok_or_else(|| not_found(path))
+        }
+        ["cudasharedmemory", rest @ ..] => {
+            parse_memory(MemoryKind::Cuda, rest).ok_or_else(|| not_found(path))
         }
         _ => Err(not_found(path)),
     }
@@ -115,9 +202,43 @@ fn model_verb(rest: &[&str]) -> Option<ModelVerb> {
         [] => Some(ModelVerb::Metadata),
         ["ready"] => Some(ModelVerb::Ready),
         ["infer"] => Some(ModelVerb::Infer),
+        ["generate"] => Some(ModelVerb::Generate),
+        ["generate_stream"] => Some(ModelVerb::GenerateStream),
+        ["config"] => Some(ModelVerb::Config),
         ["stats"] => Some(ModelVerb::Statistics),
+        ["trace", "setting"] => Some(ModelVerb::TraceSetting),
         _ => None,
     }
+}
+
+fn parse_repository<'a>(rest: &[&'a str]) -> Option<Route<'a>> {
+    let (repository, rest) = match rest {
+        ["index"] | ["models", ..] => (None, rest),
+        [repository, rest @ ..] if !repository.is_empty() => (Some(*repository), rest),
+        _ => return None,
+    };
+    let verb = match rest {
+        ["index"] => RepositoryVerb::Index,
+        ["models", name, "load"] => RepositoryVerb::Load(name),
+        ["models", name, "unload"] => RepositoryVerb::Unload(name),
+        _ => return None,
+    };
+    Some(Route::Repository { repository, verb })
+}
+
+fn parse_memory<'a>(kind: MemoryKind, rest: &[&'a str]) -> Option<Route<'a>> {
+    let (region, verb) = match rest {
+        ["region", region, verb] => (Some(*region), *verb),
+        [verb] => (None, *verb),
+        _ => return None,
+    };
+    let verb = match verb {
+        "status" => MemoryVerb::Status,
+        "register" if region.is_some() => MemoryVerb::Register,
+        "unregister" => MemoryVerb::Unregister,
+        _ => return None,
+    };
+    Some(Route::SharedMemory { kind, region, verb })
 }
 
 fn not_found(path: &str) -> Error {
@@ -156,6 +277,23 @@ mod tests {
         check("/v2/models/m/infer", model("m", None, ModelVerb::Infer));
         check("/v2/models/m/versions/12/infer", model("m", Some(12), ModelVerb::Infer));
         check("/v2/models/versions/versions/1", model("versions", Some(1), ModelVerb::Metadata));
+        check("/v2/models/m/trace/setting", model("m", None, ModelVerb::TraceSetting));
+        check("/v2/models/m/versions/2/generate_stream", model("m", Some(2), ModelVerb::GenerateStream));
+        let repository = |repository, verb| Route::Repository { repository, verb };
+        check("/v2/repository/index", repository(None, RepositoryVerb::Index));
+        check("/v2/repository/r/index", repository(Some("r"), RepositoryVerb::Index));
+        check("/v2/repository/models/m/load", repository(None, RepositoryVerb::Load("m")));
+        check("/v2/repository/r/models/m/unload", repository(Some("r"), RepositoryVerb::Unload("m")));
+        let memory = |kind, region, verb| Route::SharedMemory { kind, region, verb };
+        check("/v2/systemsharedmemory/status", memory(MemoryKind::System, None, MemoryVerb::Status));
+        check(
+            "/v2/cudasharedmemory/region/r/register",
+            memory(MemoryKind::Cuda, Some("r"), MemoryVerb::Register),
+        );
+        check("/v2/systemsharedmemory/unregister", memory(MemoryKind::System, None, MemoryVerb::Unregister));
+        check("/openapi.json", Route::OpenApi);
+        check("/docs", Route::Page("/docs"));
+        check("/docs/page.js", Route::Page("/docs/page.js"));
     }
 
     #[test]
@@ -175,6 +313,10 @@ mod tests {
             "/v2/models",
             "/v2/models//infer",
             "/v2/models/m/x",
+            "/v2/models/m/versions/1/trace/setting",
+            "/v2/repository",
+            "/v2/repository//index",
+            "/v2/systemsharedmemory/register",
         ] {
             check(path, ErrorKind::NotFound, "path");
         }

@@ -13,13 +13,20 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::answers::Answers;
-use crate::connection::{self, Connections};
-use crate::handler::{App, InFlight};
+use crate::app::{App, InFlight};
+use crate::compat::Compat;
+use crate::connection::{self, Answer, Connections};
+use crate::grpc::Grpc;
+use crate::handler::Http;
 use crate::loading::Loading;
+use crate::settings::Settings;
 use crate::signals;
 
-/// The most bytes of a request's body, as sent and decoded.
+/// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
+
+/// The limits of that limit. The length of a message of gRPC has 32 bits.
+pub const MAX_REQUEST_BYTES: std::ops::RangeInclusive<usize> = 1024..=(1 << 32) - 1;
 
 /// The most connections, if the process may open twice as many files.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -34,18 +41,80 @@ pub struct ServeOptions {
     pub path: PathBuf,
     /// The address to listen on.
     pub host: IpAddr,
-    /// The port; 0 takes a free one.
+    /// The port for HTTP; 0 takes a free one.
     pub http_port: u16,
+    /// The port for gRPC; 0 takes a free one, `None` has no gRPC.
+    pub grpc_port: Option<u16>,
+    /// How the protocol is spoken.
+    pub wire: WireOptions,
     /// How the models are run.
     pub config: ServerConfig,
 }
 
-impl ServeOptions {
-    /// Serves `path` on the loopback address and port 8000.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Self { path: path.into(), host, http_port: 8000, config: ServerConfig::default() }
+/// How the protocol is spoken.
+#[derive(Clone, Copy, Debug)]
+pub struct WireOptions {
+    /// The most bytes of a request's body or message, as sent and decoded.
+    pub max_request_bytes: usize,
+    /// Whose habits are followed where the protocol leaves them open.
+    pub compat: Compat,
+    /// Whether clients on this host may name shared memory.
+    pub allow_client_shm: bool,
+}
+
+impl Default for WireOptions {
+    fn default() -> Self {
+        Self { max_request_bytes: BODY_LIMIT, compat: Compat::Native, allow_client_shm: false }
     }
+}
+
+impl ServeOptions {
+    /// Serves `path` on the loopback address and ports 8000 and 8001.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            http_port: 8000,
+            grpc_port: Some(8001),
+            wire: WireOptions::default(),
+            config: ServerConfig::default(),
+        }
+    }
+}
+
+/// Where the server listens.
+pub struct Listeners {
+    /// For HTTP.
+    pub http: TcpListener,
+    /// For gRPC.
+    pub grpc: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(options: &ServeOptions) -> Result<Self, ServeError> {
+        let http = bind(options.host, options.http_port, "--http-port").await?;
+        let grpc = match options.grpc_port {
+            Some(port) => Some(bind(options.host, port, "--grpc-port").await?),
+            None => None,
+        };
+        Ok(Self { http, grpc })
+    }
+
+    fn addresses(&self) -> Result<Addresses, ServeError> {
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|error| ServeError::Listen(error.to_string()))
+        };
+        Ok(Addresses { http: address(&self.http)?, grpc: self.grpc.as_ref().map(address).transpose()? })
+    }
+}
+
+/// The addresses that the server listens on.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For HTTP.
+    pub http: SocketAddr,
+    /// For gRPC.
+    pub grpc: Option<SocketAddr>,
 }
 
 /// Why the server did not start or did not end well.
@@ -81,7 +150,7 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let outcome = runtime.block_on(async {
         let stop = signals::first_of_interrupt_and_terminate()
             .map_err(|error| ServeError::Model(Error::internal(error)))?;
-        let listener = bind(options.host, options.http_port).await?;
+        let listeners = Listeners::bind(&options).await?;
         if !options.host.is_loopback() {
             tracing::warn!(
                 "listening on {}: whoever reaches it can use the models, nobody is asked who they are",
@@ -91,16 +160,16 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
         let is_file = options.path.is_file();
         let (server, found) =
             InferenceServer::announce(&options.path, options.config).map_err(ServeError::Model)?;
-        let address = listener.local_addr().map_err(|error| ServeError::Listen(error.to_string()))?;
+        let addresses = listeners.addresses()?;
         let mut loading = Loading::start(server.clone(), found).map_err(ServeError::Model)?;
         let mut failure = None;
         let stop = async {
             tokio::select! {
                 () = stop => {}
-                error = loading.announce(&server, is_file, address, started) => failure = Some(error),
+                error = loading.announce(&server, is_file, addresses, started) => failure = Some(error),
             }
         };
-        serve(listener, server.clone(), stop).await;
+        serve(listeners, server.clone(), options.wire, stop).await.map_err(ServeError::Model)?;
         loading.finish().await;
         failure.map_or(Ok(()), |error| Err(ServeError::Model(error)))
     });
@@ -123,37 +192,51 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     builder.thread_name("axon-io").max_blocking_threads(cores + 1).enable_all().build()
 }
 
-/// Listens on an address.
+/// Listens on an address; `port_flag` is the option that chose the port.
 ///
 /// # Errors
 /// [`ServeError::Listen`] that names the flag to change.
-pub async fn bind(host: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
+pub async fn bind(host: IpAddr, port: u16, port_flag: &'static str) -> Result<TcpListener, ServeError> {
     let address = SocketAddr::new(host, port);
     TcpListener::bind(address).await.map_err(|error| {
         let (problem, flag) = match error.kind() {
-            io::ErrorKind::AddrInUse => ("the port is in use".to_owned(), "--http-port"),
-            io::ErrorKind::PermissionDenied => ("the port needs privileges".to_owned(), "--http-port"),
-            io::ErrorKind::AddrNotAvailable => ("this host does not have the address".to_owned(), "--host"),
-            _ => (error.to_string(), "--host or --http-port"),
+            io::ErrorKind::AddrInUse => ("the port is in use".to_owned(), port_flag.to_owned()),
+            io::ErrorKind::PermissionDenied => ("the port needs privileges".to_owned(), port_flag.to_owned()),
+            io::ErrorKind::AddrNotAvailable => {
+                ("this host does not have the address".to_owned(), "--host".to_owned())
+            }
+            _ => (error.to_string(), format!("--host or {port_flag}")),
         };
         ServeError::Listen(format!("cannot listen on {address}: {problem}\nhint: choose another with {flag}"))
     })
 }
 
-/// Serves on `listener` until `stop` resolves; then is not ready, answers what has come, and closes the models.
-pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Future<Output = ()>) {
+/// Serves on `listeners` until `stop` resolves; then is not ready, answers what has come, and closes the models.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] when it cannot begin.
+pub async fn serve(
+    listeners: Listeners,
+    server: InferenceServer,
+    options: WireOptions,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let answers = Arc::new(Answers::default());
     let app = Arc::new(App {
         server: server.clone(),
-        body_limit: BODY_LIMIT,
+        body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
         answers: Arc::clone(&answers),
+        settings: Settings::default(),
+        compat: options.compat,
     });
+    let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
     let connections = Connections::new(connection_limit());
     let (finish, finishing) = watch::channel(false);
     {
-        let accepting = accept(&listener, &app, &connections, &finishing);
+        let accepting_http = accept(Some(&listeners.http), &http, &connections, &finishing);
+        let accepting_grpc = accept(listeners.grpc.as_ref(), &grpc, &connections, &finishing);
         let draining = async {
             stop.await;
             server.stop();
@@ -170,11 +253,12 @@ pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Fu
         };
         tokio::select! {
             () = draining => {}
-            () = accepting => {}
+            () = accepting_http => {}
+            () = accepting_grpc => {}
             () = sweeping => {}
         }
     }
-    drop(listener);
+    drop(listeners);
     finish.send_replace(true);
     let _ = tokio::time::timeout(FLUSH_LIMIT, connections.wait_for_none()).await;
     // Everything in flight has been answered, or has had its time.
@@ -184,17 +268,20 @@ pub async fn serve(listener: TcpListener, server: InferenceServer, stop: impl Fu
         tracing::error!("closing the models failed: {error}");
     }
     tracing::info!("bye");
+    Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
-    app: &Arc<App>,
+/// Accepts connections for ever; without a listener there are none.
+async fn accept<A: Answer>(
+    listener: Option<&TcpListener>,
+    answer: &A,
     connections: &Arc<Connections>,
     finishing: &watch::Receiver<bool>,
 ) {
+    let Some(listener) = listener else { return std::future::pending().await };
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connection::spawn(app, connections, stream, finishing.clone()),
+            Ok((stream, _)) => connection::spawn(answer, connections, stream, finishing.clone()),
             Err(error) => {
                 // Out of descriptors, or a peer that left already: never fatal, and not worth a busy loop.
                 tracing::warn!("accepting a connection failed: {error}");

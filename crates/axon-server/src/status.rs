@@ -36,6 +36,21 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
     }
 }
 
+/// The status of gRPC. **Source:** `google.rpc.Code`.
+#[must_use]
+pub fn grpc_code(kind: ErrorKind) -> u32 {
+    match kind {
+        ErrorKind::Cancelled => 1,
+        ErrorKind::InvalidRequest | ErrorKind::InvalidModel => 3,
+        ErrorKind::DeadlineExceeded => 4,
+        ErrorKind::NotFound | ErrorKind::ModelNotFound => 5,
+        ErrorKind::RequestTooLarge | ErrorKind::UriTooLong | ErrorKind::QuotaExceeded => 8,
+        ErrorKind::UnsupportedMedia | ErrorKind::MethodNotAllowed | ErrorKind::Unimplemented => 12,
+        ErrorKind::ExecutionFailed | ErrorKind::Internal => 13,
+        ErrorKind::ModelNotReady | ErrorKind::ShuttingDown | ErrorKind::Overloaded => 14,
+    }
+}
+
 /// The JSON body of an error.
 #[must_use]
 pub fn error_body(error: &Error) -> Vec<u8> {

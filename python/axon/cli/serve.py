@@ -1,4 +1,4 @@
-"""`axon serve`: models over HTTP."""
+"""`axon serve`: models over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "serve",
-        help="serve a model file or a folder of models over HTTP",
+        help="serve a model file or a folder of models over HTTP and gRPC",
         description="Serve over the Open Inference Protocol until Ctrl-C or SIGTERM; then answer what has come.",
     )
     parser.add_argument("path", metavar="PATH", help="a model file, or a folder of name.onnx and name/1/model.onnx")
@@ -37,6 +37,32 @@ def add_to(commands: Commands) -> None:
         default=8000,
         metavar="PORT",
         help="port for HTTP; 0 takes a free one (default: 8000)",
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=bounded(int, "an integer", 0, _LARGEST_PORT),
+        default=8001,
+        metavar="PORT",
+        help="port for gRPC; 0 takes a free one (default: 8001)",
+    )
+    parser.add_argument("--no-grpc", action="store_true", help="serve no gRPC")
+    parser.add_argument(
+        "--max-request-bytes",
+        type=bounded(int, "an integer", 1 << 10, (1 << 32) - 1),
+        default=64 << 20,
+        metavar="BYTES",
+        help="most bytes of a request, as sent and decoded (default: 67108864)",
+    )
+    parser.add_argument(
+        "--allow-client-shm",
+        action="store_true",
+        help="let clients on this host pass tensors in POSIX shared memory",
+    )
+    parser.add_argument(
+        "--compat",
+        choices=["native", "triton"],
+        default="native",
+        help="whose names, codes and texts to answer with where they differ (default: native)",
     )
     parser.add_argument(
         "--log-level",
@@ -59,7 +85,19 @@ def _run(chosen: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     native = model_config(chosen).native(chosen.name)
     try:
-        _axon.serve(chosen.path, host, chosen.http_port, chosen.log_level, native)
+        _axon.serve(
+            {
+                "path": chosen.path,
+                "host": host,
+                "http_port": chosen.http_port,
+                "grpc_port": None if chosen.no_grpc else chosen.grpc_port,
+                "max_request_bytes": chosen.max_request_bytes,
+                "allow_client_shm": chosen.allow_client_shm,
+                "compat": chosen.compat,
+                "log_level": chosen.log_level,
+            },
+            native,
+        )
     except InvalidRequest as error:
         print(f"axon serve: {error}", file=sys.stderr)
         return 2

@@ -106,7 +106,7 @@ pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Ve
     Ok(tensors)
 }
 
-fn check_size(index: usize, datatype: DataType, shape: &Shape, size: u64) -> Result<()> {
+pub(super) fn check_size(index: usize, datatype: DataType, shape: &Shape, size: u64) -> Result<()> {
     let Some(width) = datatype.size() else { return Ok(()) };
     match shape.element_count().checked_mul(width) {
         Some(expected) if expected as u64 == size => Ok(()),
@@ -117,7 +117,7 @@ fn check_size(index: usize, datatype: DataType, shape: &Shape, size: u64) -> Res
     }
 }
 
-fn tensor(index: usize, datatype: DataType, shape: Shape, memory: Memory) -> Result<Tensor> {
+pub(super) fn tensor(index: usize, datatype: DataType, shape: Shape, memory: Memory) -> Result<Tensor> {
     Tensor::new(datatype, shape, memory).map_err(|error| {
         let field = Field::input(index, "");
         match error {
@@ -177,6 +177,9 @@ pub fn decode_raw(body: Bytes, inputs: &[TensorSpec]) -> Result<Decoded> {
         inputs: Inputs::One(tensor),
         outputs: Vec::new(),
         timeout: None,
+        priority: 0,
+        sequence: None,
+        parameters: Vec::new(),
         id: None,
         format: OutputFormat { binary: true, listed: Vec::new() },
     })

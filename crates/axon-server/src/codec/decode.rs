@@ -79,6 +79,9 @@ pub fn decode(body: Bytes, header_length: Option<usize>) -> Result<Decoded> {
         inputs: Inputs::Named(inputs),
         outputs,
         timeout: parameters.timeout,
+        priority: parameters.priority,
+        sequence: parameters.sequence,
+        parameters: parameters.custom,
         id: document.id,
         format: OutputFormat { binary: parameters.binary_output, listed },
     })

@@ -11,12 +11,14 @@
 //! "parameters".
 
 mod binary;
+mod check;
 mod classify;
 mod content;
 mod data;
 mod decode;
 mod encode;
 mod field;
+mod message;
 mod number;
 mod parameters;
 mod scan;
@@ -26,12 +28,13 @@ mod tests;
 
 use std::time::Duration;
 
-use axon::request::{InferenceResponse, Inputs};
+use axon::request::{InferenceResponse, Inputs, Parameter, Sequence};
 
 pub use binary::{decode_raw, parse_header_length};
 pub use content::decode_content;
 pub use decode::decode;
 pub use encode::{Encoded, encode};
+pub use message::{decode_message, encode_message};
 
 /// A request body, read.
 #[derive(Debug)]
@@ -42,6 +45,12 @@ pub struct Decoded {
     pub outputs: Vec<String>,
     /// How long the caller waits; `None` when it does not say, or says 0.
     pub timeout: Option<Duration>,
+    /// 1 is the most urgent; 0 leaves it to the model.
+    pub priority: u64,
+    /// The sequence that it belongs to.
+    pub sequence: Option<Sequence>,
+    /// What else the caller says, by name.
+    pub parameters: Vec<(String, Parameter)>,
     /// The caller's name for the request, which its answer repeats; never empty.
     pub id: Option<String>,
     /// How the outputs are to be written.

@@ -9,16 +9,19 @@ use super::field::Field;
 use super::scan::{Kind, Scanner};
 
 /// The most keys of one object.
-const MAX_KEYS: usize = 64;
+pub(super) const MAX_KEYS: usize = 64;
 
 /// The longest `sequence_id` that is a string, in bytes. **Source:** Triton's limit.
-const MAX_SEQUENCE_ID: usize = 128;
+pub(super) const MAX_SEQUENCE_ID: usize = 128;
 
 /// What the request's own parameters say that this server acts on.
 #[derive(Debug, Default)]
 pub(super) struct RequestParameters {
     /// How long the caller waits.
     pub timeout: Option<Duration>,
+    pub priority: u64,
+    pub sequence: Option<axon::request::Sequence>,
+    pub custom: Vec<(String, axon::request::Parameter)>,
     /// Outputs that are not listed come in binary.
     pub binary_output: bool,
 }
@@ -73,7 +76,11 @@ pub(super) fn request(scanner: &mut Scanner<'_>) -> Result<RequestParameters> {
         return Err(sequence_id_field.invalid("expected an id other than 0 with sequence_start, got 0"));
     }
     let timeout = timeout.filter(|&timeout| timeout > 0).map(Duration::from_micros);
-    Ok(RequestParameters { timeout, binary_output: binary_output.unwrap_or(false) })
+    Ok(RequestParameters {
+        timeout,
+        binary_output: binary_output.unwrap_or(false),
+        ..RequestParameters::default()
+    })
 }
 
 /// Reads the parameters of input number `index`.

@@ -1,0 +1,115 @@
+//! HTTP's verbs that change or show the server itself: their bodies are small JSON objects, or nothing.
+
+use std::collections::BTreeMap;
+
+use axon::error::Echo;
+use axon::{Error, Result};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::app::App;
+use crate::settings::LogValue;
+use crate::verbs;
+
+/// Reads a body that is a JSON object, or empty.
+pub(crate) fn object(body: &Bytes) -> Result<Map<String, Value>> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(other) => {
+            Err(Error::invalid("body", format_args!("expected a JSON object, got {}", kind(&other))))
+        }
+        Err(error) => Err(Error::invalid(
+            "body",
+            format_args!(
+                "expected a JSON object, got an error at line {} column {}",
+                error.line(),
+                error.column()
+            ),
+        )),
+    }
+}
+
+/// What a JSON value is, for a message.
+pub(crate) const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The trace settings of a model, or of the server, after a change if there is one.
+pub(crate) fn trace(app: &App, model: Option<&str>, change: Option<Map<String, Value>>) -> Result<Value> {
+    verbs::check_traced(app, model)?;
+    let mut update = BTreeMap::new();
+    for (key, value) in change.unwrap_or_default() {
+        let values = trace_values(&key, value)?;
+        update.insert(key, values);
+    }
+    app.settings.set_trace(model, update)?;
+    // Triton's form: the levels are a list, the rest are texts.
+    let settings = app.settings.trace(model).into_iter().map(|(key, values)| {
+        let value = if key == "trace_level" { json!(values) } else { json!(values.concat()) };
+        (key.to_owned(), value)
+    });
+    Ok(Value::Object(settings.collect()))
+}
+
+fn trace_values(key: &str, value: Value) -> Result<Option<Vec<String>>> {
+    let one = |value: Value| match value {
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(Error::invalid(
+            "settings",
+            format_args!(
+                "expected a string, a number, an array or null for {}, got {}",
+                Echo(key),
+                kind(&other)
+            ),
+        )),
+    };
+    match value {
+        Value::Null => Ok(None),
+        Value::Array(values) => values.into_iter().map(one).collect::<Result<_>>().map(Some),
+        other => Ok(Some(vec![one(other)?])),
+    }
+}
+
+/// The log settings, after a change if there is one.
+pub(crate) fn log(app: &App, change: Option<Map<String, Value>>) -> Result<Value> {
+    let mut update = BTreeMap::new();
+    for (key, value) in change.unwrap_or_default() {
+        let value = match value {
+            Value::Bool(value) => LogValue::Bool(value),
+            Value::String(text) => LogValue::Text(text),
+            Value::Number(number) if number.is_u64() => LogValue::Uint(number.as_u64().unwrap_or_default()),
+            other => {
+                return Err(Error::invalid(
+                    "settings",
+                    format_args!(
+                        "expected a boolean, a string or a whole number for {}, got {}",
+                        Echo(&key),
+                        kind(&other)
+                    ),
+                ));
+            }
+        };
+        update.insert(key, value);
+    }
+    app.settings.set_log(update)?;
+    let settings = app.settings.log().into_iter().map(|(key, value)| {
+        let value = match value {
+            LogValue::Bool(value) => json!(value),
+            LogValue::Uint(value) => json!(value),
+            LogValue::Text(value) => json!(value),
+        };
+        (key.to_owned(), value)
+    });
+    Ok(Value::Object(settings.collect()))
+}

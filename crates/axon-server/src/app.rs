@@ -1,0 +1,100 @@
+//! What every request needs, whatever protocol it came by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axon::request::{InferenceRequest, InferenceResponse};
+use axon::server::InferenceServer;
+use axon::{Error, ErrorKind, Result};
+use tokio::sync::{Notify, oneshot};
+
+use crate::answers::Answers;
+use crate::compat::Compat;
+use crate::settings::Settings;
+
+/// The server as its verbs see it.
+pub(crate) struct App {
+    pub server: InferenceServer,
+    /// The most bytes of a body or message, as sent and decoded.
+    pub body_limit: usize,
+    pub in_flight: InFlight,
+    pub answers: Arc<Answers>,
+    pub settings: Settings,
+    pub compat: Compat,
+}
+
+impl App {
+    /// Asks a model. Dropping the future takes the request out of the queue.
+    pub async fn ask(&self, request: InferenceRequest) -> Result<InferenceResponse> {
+        let (sender, receiver) = oneshot::channel();
+        let answers = Arc::clone(&self.answers);
+        let ticket = self.server.submit(request, move |answer| answers.push(sender, answer))?;
+        ticket.finish(receiver).await
+    }
+
+    /// Counts a request as in flight, unless the server takes no more.
+    pub fn enter(&self) -> Result<InFlightGuard<'_>> {
+        if self.server.is_stopping() {
+            return Err(Error::shutting_down());
+        }
+        Ok(self.in_flight.enter())
+    }
+}
+
+/// Writes a failure to the log: loud where the server is to blame.
+pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>) {
+    let id = id.unwrap_or_default().escape_debug();
+    match error.kind() {
+        ErrorKind::Internal | ErrorKind::ExecutionFailed => {
+            tracing::error!(model, %id, cause = error.cause(), "{}", error.message().escape_debug());
+        }
+        _ => tracing::debug!(model, %id, cause = error.cause(), "{}", error.message().escape_debug()),
+    }
+}
+
+/// Counts the requests that are being answered, so that a shutdown can wait for them.
+#[derive(Default)]
+pub(crate) struct InFlight {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+impl InFlight {
+    fn enter(&self) -> InFlightGuard<'_> {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        InFlightGuard(self)
+    }
+
+    /// Waits until nothing is in flight.
+    pub async fn wait_for_none(&self) {
+        loop {
+            let notified = self.none.notified();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// A request that is in flight until this is dropped.
+pub(crate) struct InFlightGuard<'a>(&'a InFlight);
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
+/// Reads or writes long text on another thread, so that other connections do not wait for it.
+pub(crate) async fn off_the_wire<T: Send + 'static>(
+    is_long: bool,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if !is_long {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}

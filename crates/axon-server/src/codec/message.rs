@@ -1,0 +1,364 @@
+//! Inference requests and responses as the protocol's messages: the same values as JSON, by another road.
+//!
+//! Raw contents share the message's memory. The same fields are named in errors as in JSON.
+//!
+//! **Source:** Open Inference Protocol over gRPC; Triton's extensions, whose parameters are typed.
+
+use axon::error::{Echo, Error, Result};
+use axon::request::{InferenceResponse, Inputs, NamedTensor, Parameter, Sequence, SequenceId};
+use bytes::Bytes;
+use synapse::{DataType, Memory, Shape, Tensor};
+
+use super::field::Field;
+use super::parameters::{MAX_KEYS, MAX_SEQUENCE_ID, RequestParameters};
+use super::{Decoded, ListedOutput, OutputFormat, binary, check, classify};
+use crate::proto::inference::infer_parameter::ParameterChoice;
+use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use crate::proto::inference::model_infer_response::InferOutputTensor;
+use crate::proto::inference::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+
+/// The most bytes that the message may have beside a tensor that keeps it alive.
+const KEPT: usize = 64 << 10;
+
+type Parameters = std::collections::BTreeMap<String, InferParameter>;
+
+/// Reads a request. Its model's name and version are left to the caller.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](axon::ErrorKind) that names the field.
+pub fn decode_message(request: ModelInferRequest) -> Result<Decoded> {
+    let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = request;
+    check::id(&id)?;
+    for (field, count) in [("inputs", inputs.len()), ("outputs", outputs.len())] {
+        if count > check::MAX_TENSORS {
+            let most = check::MAX_TENSORS;
+            return Err(
+                Field::top(field).invalid(format_args!("expected at most {most} {field}, got {count}"))
+            );
+        }
+    }
+    let parameters = request_parameters(parameters)?;
+    let inputs = read_inputs(inputs, raw_input_contents)?;
+    let (outputs, listed) = read_outputs(outputs)?;
+    Ok(Decoded {
+        inputs: Inputs::Named(inputs),
+        outputs,
+        timeout: parameters.timeout,
+        priority: parameters.priority,
+        sequence: parameters.sequence,
+        parameters: parameters.custom,
+        id: (!id.is_empty()).then_some(id),
+        // Outputs are raw in every answer.
+        format: OutputFormat { binary: true, listed },
+    })
+}
+
+fn read_inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<NamedTensor>> {
+    let is_raw = !raw.is_empty();
+    if is_raw && raw.len() != inputs.len() {
+        return Err(Error::invalid(
+            "raw_input_contents",
+            format_args!(
+                "expected one for each input: raw_input_contents: {}, inputs: {}",
+                raw.len(),
+                inputs.len()
+            ),
+        ));
+    }
+    let mut raw = raw.into_iter();
+    let mut tensors = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.into_iter().enumerate() {
+        check::name(&input.name, Field::input(index, "name"))?;
+        let datatype = check::datatype(&input.datatype, Field::input(index, "datatype"))?;
+        let shape = read_shape(index, &input.shape)?;
+        let contents = input.contents.unwrap_or_default();
+        let tensor = match raw.next() {
+            Some(bytes) => {
+                if contents != InferTensorContents::default() {
+                    return Err(Field::input(index, "contents")
+                        .invalid("expected none beside raw_input_contents, got some"));
+                }
+                raw_tensor(index, datatype, shape, bytes)?
+            }
+            None => typed_tensor(index, datatype, shape, contents)?,
+        };
+        tensors.push(NamedTensor { name: input.name, tensor });
+    }
+    Ok(tensors)
+}
+
+fn read_shape(index: usize, dimensions: &[i64]) -> Result<Shape> {
+    let field = |axis: usize| format!("inputs[{index}].shape[{axis}]");
+    let mut sizes = Vec::with_capacity(dimensions.len().min(synapse::MAX_RANK + 1));
+    for (axis, &dimension) in dimensions.iter().enumerate().take(synapse::MAX_RANK + 1) {
+        let size = usize::try_from(dimension).map_err(|_| {
+            Error::invalid(field(axis), format_args!("expected 0 or more, got {dimension}: negative"))
+        })?;
+        sizes.push(size);
+    }
+    Shape::new(&sizes).map_err(|error| Field::input(index, "shape").invalid(error))
+}
+
+fn raw_tensor(index: usize, datatype: DataType, shape: Shape, bytes: Bytes) -> Result<Tensor> {
+    binary::check_size(index, datatype, &shape, bytes.len() as u64)?;
+    // A small tensor must not keep a long message alive: the queue's bound counts the tensors. What is copied is small.
+    let memory = if bytes.len() < KEPT { Memory::copy_of(&bytes) } else { Memory::from_owner(bytes) };
+    binary::tensor(index, datatype, shape, memory)
+}
+
+/// A tensor of typed contents; copies every element once.
+fn typed_tensor(
+    index: usize,
+    datatype: DataType,
+    shape: Shape,
+    contents: InferTensorContents,
+) -> Result<Tensor> {
+    let field = Field::input(index, "contents");
+    let filled = [
+        ("bool_contents", contents.bool_contents.len()),
+        ("int_contents", contents.int_contents.len()),
+        ("int64_contents", contents.int64_contents.len()),
+        ("uint_contents", contents.uint_contents.len()),
+        ("uint64_contents", contents.uint64_contents.len()),
+        ("fp32_contents", contents.fp32_contents.len()),
+        ("fp64_contents", contents.fp64_contents.len()),
+        ("bytes_contents", contents.bytes_contents.len()),
+    ];
+    let Some(wanted) = contents_of(datatype) else {
+        return Err(field.invalid(format_args!("expected raw_input_contents for {datatype}, got none")));
+    };
+    let wrong = filled.iter().find(|(name, count)| *count > 0 && *name != wanted);
+    if let Some((got, _)) = wrong {
+        return Err(field.invalid(format_args!("expected {wanted} for {datatype}, got {got}")));
+    }
+    let got: usize = filled.iter().map(|(_, count)| count).sum();
+    if got != shape.element_count() {
+        return Err(field.invalid(format_args!("expected {} elements, got {got}", shape.element_count())));
+    }
+    let c = contents;
+    let bytes = match datatype {
+        DataType::Bool => c.bool_contents.iter().map(|&value| u8::from(value)).collect(),
+        DataType::Int8 => {
+            narrow(&c.int_contents, field, datatype, |value| Some(i8::try_from(value).ok()?.to_le_bytes()))?
+        }
+        DataType::Int16 => {
+            narrow(&c.int_contents, field, datatype, |value| Some(i16::try_from(value).ok()?.to_le_bytes()))?
+        }
+        DataType::Int32 => narrow(&c.int_contents, field, datatype, |value| Some(value.to_le_bytes()))?,
+        DataType::Int64 => narrow(&c.int64_contents, field, datatype, |value| Some(value.to_le_bytes()))?,
+        DataType::Uint8 => {
+            narrow(&c.uint_contents, field, datatype, |value| Some(u8::try_from(value).ok()?.to_le_bytes()))?
+        }
+        DataType::Uint16 => {
+            narrow(&c.uint_contents, field, datatype, |value| Some(u16::try_from(value).ok()?.to_le_bytes()))?
+        }
+        DataType::Uint32 => narrow(&c.uint_contents, field, datatype, |value| Some(value.to_le_bytes()))?,
+        DataType::Uint64 => narrow(&c.uint64_contents, field, datatype, |value| Some(value.to_le_bytes()))?,
+        DataType::Fp32 => narrow(&c.fp32_contents, field, datatype, |value| Some(value.to_le_bytes()))?,
+        DataType::Fp64 => narrow(&c.fp64_contents, field, datatype, |value| Some(value.to_le_bytes()))?,
+        DataType::Bytes => {
+            return Tensor::from_elements(&shape, &c.bytes_contents).map_err(|error| field.invalid(error));
+        }
+        DataType::Fp16 | DataType::Bf16 => Vec::new(),
+    };
+    binary::tensor(index, datatype, shape, Memory::copy_of(&bytes))
+}
+
+/// The field of typed contents for a data type; none for the two that the protocol takes raw only.
+const fn contents_of(datatype: DataType) -> Option<&'static str> {
+    match datatype {
+        DataType::Bool => Some("bool_contents"),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => Some("int_contents"),
+        DataType::Int64 => Some("int64_contents"),
+        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 => Some("uint_contents"),
+        DataType::Uint64 => Some("uint64_contents"),
+        DataType::Fp32 => Some("fp32_contents"),
+        DataType::Fp64 => Some("fp64_contents"),
+        DataType::Bytes => Some("bytes_contents"),
+        DataType::Fp16 | DataType::Bf16 => None,
+    }
+}
+
+fn narrow<T: Copy + std::fmt::Display, const SIZE: usize>(
+    values: &[T],
+    field: Field,
+    datatype: DataType,
+    encode: impl Fn(T) -> Option<[u8; SIZE]>,
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(values.len().saturating_mul(SIZE));
+    for (position, &value) in values.iter().enumerate() {
+        let element = encode(value).ok_or_else(|| {
+            field.invalid(format_args!("element {position}: {value} is out of range for {datatype}"))
+        })?;
+        bytes.extend_from_slice(&element);
+    }
+    Ok(bytes)
+}
+
+fn request_parameters(parameters: Parameters) -> Result<RequestParameters> {
+    let field = Field::top("parameters");
+    check_keys(&parameters, field)?;
+    let mut read = RequestParameters::default();
+    let (mut start, mut end, mut id) = (false, false, None);
+    for (key, parameter) in parameters {
+        let choice = choice(parameter, field, &key)?;
+        match key.as_str() {
+            "sequence_id" => id = sequence_id(choice)?,
+            "sequence_start" => start = boolean(choice, Field::top("parameters.sequence_start"))?,
+            "sequence_end" => end = boolean(choice, Field::top("parameters.sequence_end"))?,
+            "priority" => read.priority = integer(choice, Field::top("parameters.priority"))?,
+            "timeout" => {
+                let timeout = integer(choice, Field::top("parameters.timeout"))?;
+                read.timeout = (timeout > 0).then(|| std::time::Duration::from_micros(timeout));
+            }
+            // Outputs are raw anyway; the second asks for an empty last answer, which only decoupled models have.
+            "binary_data_output" | "triton_enable_empty_final_response" => {}
+            _ if key.starts_with("triton_") => {
+                return Err(field.invalid(format_args!(
+                    "expected no key that begins with `triton_`, which is reserved, got {}",
+                    Echo(&key)
+                )));
+            }
+            _ => read.custom.push((key, custom(choice))),
+        }
+    }
+    if start && id.is_none() {
+        return Err(Field::top("parameters.sequence_id")
+            .invalid("expected an id other than 0 with sequence_start, got 0"));
+    }
+    read.sequence = id.map(|id| Sequence { id, start, end });
+    Ok(read)
+}
+
+fn check_keys(parameters: &Parameters, field: Field) -> Result<()> {
+    if parameters.len() > MAX_KEYS {
+        let got = parameters.len();
+        return Err(field.invalid(format_args!("expected at most {MAX_KEYS} keys, got {got}")));
+    }
+    Ok(())
+}
+
+fn choice(parameter: InferParameter, field: Field, key: &str) -> Result<ParameterChoice> {
+    parameter
+        .parameter_choice
+        .ok_or_else(|| field.invalid(format_args!("expected a value for {}, got none", Echo(key))))
+}
+
+fn boolean(choice: ParameterChoice, field: Field) -> Result<bool> {
+    match choice {
+        ParameterChoice::BoolParam(value) => Ok(value),
+        other => Err(field.invalid(format_args!("expected a boolean, got {}", kind(&other)))),
+    }
+}
+
+fn integer(choice: ParameterChoice, field: Field) -> Result<u64> {
+    let wrong = |got: &dyn std::fmt::Display| {
+        field.invalid(format_args!("expected an integer from 0 to {}, got {got}", u64::MAX))
+    };
+    match choice {
+        ParameterChoice::Uint64Param(value) => Ok(value),
+        ParameterChoice::Int64Param(value) => u64::try_from(value).map_err(|_| wrong(&value)),
+        other => Err(wrong(&kind(&other))),
+    }
+}
+
+const fn kind(choice: &ParameterChoice) -> &'static str {
+    match choice {
+        ParameterChoice::BoolParam(_) => "a boolean",
+        ParameterChoice::Int64Param(_) | ParameterChoice::Uint64Param(_) => "an integer",
+        ParameterChoice::DoubleParam(_) => "a number",
+        ParameterChoice::StringParam(_) => "a string",
+    }
+}
+
+fn sequence_id(choice: ParameterChoice) -> Result<Option<SequenceId>> {
+    let field = Field::top("parameters.sequence_id");
+    let ParameterChoice::StringParam(text) = choice else {
+        let number = integer(choice, field)?;
+        return Ok((number != 0).then_some(SequenceId::Number(number)));
+    };
+    if text.len() > MAX_SEQUENCE_ID {
+        return Err(field.invalid(format_args!(
+            "expected an integer or a string of at most {MAX_SEQUENCE_ID} bytes, got {} bytes",
+            text.len()
+        )));
+    }
+    Ok((!text.is_empty()).then_some(SequenceId::Text(text)))
+}
+
+fn custom(choice: ParameterChoice) -> Parameter {
+    match choice {
+        ParameterChoice::BoolParam(value) => Parameter::Bool(value),
+        ParameterChoice::Int64Param(value) => Parameter::Int(value),
+        ParameterChoice::Uint64Param(value) => Parameter::Uint(value),
+        ParameterChoice::DoubleParam(value) => Parameter::Double(value),
+        ParameterChoice::StringParam(value) => Parameter::String(value),
+    }
+}
+
+fn read_outputs(outputs: Vec<InferRequestedOutputTensor>) -> Result<(Vec<String>, Vec<ListedOutput>)> {
+    let mut names = Vec::with_capacity(outputs.len());
+    let mut listed = Vec::with_capacity(outputs.len());
+    for (index, InferRequestedOutputTensor { name, parameters }) in outputs.into_iter().enumerate() {
+        check::name(&name, Field::output(index, "name"))?;
+        names.push(name);
+        listed.push(read_output(index, parameters)?);
+    }
+    Ok((names, listed))
+}
+
+fn read_output(index: usize, parameters: Parameters) -> Result<ListedOutput> {
+    let field = Field::output(index, "parameters");
+    check_keys(&parameters, field)?;
+    let mut listed = ListedOutput { binary: true, classification: None };
+    for (key, parameter) in parameters {
+        let choice = choice(parameter, field, &key)?;
+        if key == "classification" {
+            let field = Field::output(index, classify::CLASSIFICATION);
+            let count = integer(choice, field)?;
+            if !(1..=0x7fff_ffff).contains(&count) {
+                return Err(
+                    field.invalid(format_args!("expected an integer from 1 to 2147483647, got {count}"))
+                );
+            }
+            listed.classification = usize::try_from(count).ok();
+        }
+    }
+    Ok(listed)
+}
+
+/// An answer as a message without its raw contents, and these.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](axon::ErrorKind) for classes of an output that has none.
+pub fn encode_message(
+    response: InferenceResponse,
+    id: Option<String>,
+    format: &OutputFormat,
+) -> Result<(ModelInferResponse, Vec<Memory>)> {
+    let InferenceResponse { model, version, outputs, .. } = response;
+    let mut described = Vec::with_capacity(outputs.len());
+    let mut raw = Vec::with_capacity(outputs.len());
+    for (index, NamedTensor { name, tensor }) in outputs.into_iter().enumerate() {
+        let tensor = match format.of(index).classification {
+            Some(count) => classify::classify(&tensor, count, index)?,
+            None => tensor,
+        };
+        let shape = tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
+        described.push(InferOutputTensor {
+            name,
+            datatype: tensor.datatype().name().to_owned(),
+            shape,
+            ..InferOutputTensor::default()
+        });
+        raw.push(tensor.into_memory());
+    }
+    let message = ModelInferResponse {
+        model_name: model,
+        model_version: version.to_string(),
+        id: id.unwrap_or_default(),
+        outputs: described,
+        ..ModelInferResponse::default()
+    };
+    Ok((message, raw))
+}

@@ -1,0 +1,160 @@
+//! The unary calls but inference: a message in, a verb's answer out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axon::{Error, Result};
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+
+use super::decode;
+use crate::app::App;
+use crate::proto::health::HealthCheckResponse;
+use crate::proto::health::health_check_response::ServingStatus;
+use crate::proto::inference::log_settings_request::setting_value::ParameterChoice;
+use crate::proto::inference::{
+    LogSettingsRequest, LogSettingsResponse, ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse,
+    ModelStatisticsRequest, ModelStatisticsResponse, ServerLiveResponse, ServerReadyResponse,
+    TraceSettingRequest, TraceSettingResponse, log_settings_response, trace_setting_response,
+};
+use crate::route::parse_version;
+use crate::settings::LogValue;
+use crate::verbs;
+
+/// A call of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    ServerLive,
+    ServerReady,
+    ModelReady,
+    ServerMetadata,
+    ModelMetadata,
+    ModelInfer,
+    ModelStreamInfer,
+    ModelConfig,
+    ModelStatistics,
+    RepositoryIndex,
+    RepositoryModelLoad,
+    RepositoryModelUnload,
+    SystemSharedMemoryStatus,
+    SystemSharedMemoryRegister,
+    SystemSharedMemoryUnregister,
+    CudaSharedMemoryStatus,
+    CudaSharedMemoryRegister,
+    CudaSharedMemoryUnregister,
+    TraceSetting,
+    LogSettings,
+    HealthCheck,
+}
+
+impl Verb {
+    /// The call of the inference service with this name.
+    pub fn of_inference(method: &str) -> Option<Self> {
+        Some(match method {
+            "ServerLive" => Self::ServerLive,
+            "ServerReady" => Self::ServerReady,
+            "ModelReady" => Self::ModelReady,
+            "ServerMetadata" => Self::ServerMetadata,
+            "ModelMetadata" => Self::ModelMetadata,
+            "ModelInfer" => Self::ModelInfer,
+            "ModelStreamInfer" => Self::ModelStreamInfer,
+            "ModelConfig" => Self::ModelConfig,
+            "ModelStatistics" => Self::ModelStatistics,
+            "RepositoryIndex" => Self::RepositoryIndex,
+            "RepositoryModelLoad" => Self::RepositoryModelLoad,
+            "RepositoryModelUnload" => Self::RepositoryModelUnload,
+            "SystemSharedMemoryStatus" => Self::SystemSharedMemoryStatus,
+            "SystemSharedMemoryRegister" => Self::SystemSharedMemoryRegister,
+            "SystemSharedMemoryUnregister" => Self::SystemSharedMemoryUnregister,
+            "CudaSharedMemoryStatus" => Self::CudaSharedMemoryStatus,
+            "CudaSharedMemoryRegister" => Self::CudaSharedMemoryRegister,
+            "CudaSharedMemoryUnregister" => Self::CudaSharedMemoryUnregister,
+            "TraceSetting" => Self::TraceSetting,
+            "LogSettings" => Self::LogSettings,
+            _ => return None,
+        })
+    }
+}
+
+/// Answers any call but the two that infer.
+pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result<BytesMut> {
+    match verb {
+        Verb::ServerLive => encode(&ServerLiveResponse { live: true }),
+        Verb::ServerReady => encode(&ServerReadyResponse { ready: verbs::ready(app).is_ok() }),
+        Verb::HealthCheck => {
+            let status =
+                if verbs::ready(app).is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            encode(&HealthCheckResponse { status: status.into() })
+        }
+        Verb::ModelReady => {
+            let ModelReadyRequest { name, version } = decode(message)?;
+            let ready = app.server.model(&name, parse(&version)?).is_ok();
+            encode(&ModelReadyResponse { ready })
+        }
+        Verb::ServerMetadata => encode(&verbs::server_metadata(app)),
+        Verb::ModelMetadata => {
+            let ModelMetadataRequest { name, version } = decode(message)?;
+            encode(&verbs::model_metadata(app, &name, parse(&version)?)?)
+        }
+        Verb::ModelStatistics => {
+            let ModelStatisticsRequest { name, version } = decode(message)?;
+            let model_stats = verbs::statistics(app, &name, parse(&version)?)?;
+            encode(&ModelStatisticsResponse { model_stats })
+        }
+        Verb::TraceSetting => trace_setting(app, message),
+        Verb::LogSettings => log_settings(app, message),
+        _ => Err(Error::new(axon::ErrorKind::Unimplemented, "not yet")),
+    }
+}
+
+fn encode(message: &impl Message) -> Result<BytesMut> {
+    super::body::encode(message, 0)
+}
+
+/// A version as messages have it: empty for any.
+pub(super) fn parse(version: &str) -> Result<Option<u64>> {
+    if version.is_empty() { Ok(None) } else { parse_version(version).map(Some) }
+}
+
+fn trace_setting(app: &App, message: Bytes) -> Result<BytesMut> {
+    let TraceSettingRequest { settings, model_name } = decode(message)?;
+    let model = (!model_name.is_empty()).then_some(model_name.as_str());
+    verbs::check_traced(app, model)?;
+    // No value clears a setting.
+    let update = settings.into_iter().map(|(key, setting)| {
+        let values = setting.value;
+        (key, (!values.is_empty()).then_some(values))
+    });
+    app.settings.set_trace(model, update.collect())?;
+    let settings = app.settings.trace(model).into_iter();
+    let settings =
+        settings.map(|(key, value)| (key.to_owned(), trace_setting_response::SettingValue { value }));
+    encode(&TraceSettingResponse { settings: settings.collect() })
+}
+
+fn log_settings(app: &App, message: Bytes) -> Result<BytesMut> {
+    let LogSettingsRequest { settings } = decode(message)?;
+    let mut update = BTreeMap::new();
+    for (key, setting) in settings {
+        let value = match setting.parameter_choice {
+            Some(ParameterChoice::BoolParam(value)) => LogValue::Bool(value),
+            Some(ParameterChoice::Uint32Param(value)) => LogValue::Uint(value.into()),
+            Some(ParameterChoice::StringParam(value)) => LogValue::Text(value),
+            None => return Err(Error::invalid("settings", "expected a value for each setting, got none")),
+        };
+        update.insert(key, value);
+    }
+    app.settings.set_log(update)?;
+    let setting = |(key, value): (&'static str, LogValue)| {
+        use log_settings_response::setting_value::ParameterChoice;
+        let choice = match value {
+            LogValue::Bool(value) => ParameterChoice::BoolParam(value),
+            LogValue::Uint(value) => ParameterChoice::Uint32Param(u32::try_from(value).unwrap_or(u32::MAX)),
+            LogValue::Text(value) => ParameterChoice::StringParam(value),
+        };
+        let value = log_settings_response::SettingValue { parameter_choice: Some(choice) };
+        (key.to_owned(), value)
+    };
+    let settings = app.settings.log().into_iter().map(setting).collect();
+    encode(&LogSettingsResponse { settings })
+}

@@ -1,0 +1,89 @@
+//! `ModelInfer`: one question, one answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axon::Result;
+use axon::request::InferenceRequest;
+use bytes::{Bytes, BytesMut};
+use hyper::Response;
+use prost::encoding::{WireType, encode_key, encode_varint};
+use synapse::Memory;
+
+use super::body::{self, GrpcBody};
+use super::{COPY_LIMIT, Call, calls, decode, respond};
+use crate::app::{App, log_failure, off_the_wire};
+use crate::codec::{self, Decoded, OutputFormat};
+use crate::proto::inference::{ModelInferRequest, ModelInferResponse};
+
+/// Messages of more bytes than this are read on another thread: they take a millisecond or more.
+const INLINE: usize = 4 << 20;
+
+/// The number of the field of raw contents, which is written here: it is the last of the message.
+const RAW_OUTPUT_CONTENTS: u32 = 6;
+
+/// The longest key and length of a field.
+const MAX_TAG: usize = 11;
+
+/// A request and what its answer needs beside the model's.
+pub(super) struct Question {
+    pub request: InferenceRequest,
+    pub id: Option<String>,
+    pub format: OutputFormat,
+}
+
+/// Reads a question of `length` bytes; it waits for the shorter of its own timeout and the call's.
+pub(super) async fn read(
+    mut message: ModelInferRequest,
+    length: usize,
+    timeout: Option<Duration>,
+) -> Result<Question> {
+    let model = std::mem::take(&mut message.model_name);
+    let version = calls::parse(&message.model_version)?;
+    off_the_wire(length > INLINE, move || {
+        let Decoded { inputs, outputs, timeout: own, id, format, priority, sequence, parameters } =
+            codec::decode_message(message)?;
+        let timeout = match (own, timeout) {
+            (Some(own), Some(call)) => Some(own.min(call)),
+            (own, call) => own.or(call),
+        };
+        let request =
+            InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
+        Ok(Question { request, id, format })
+    })
+    .await
+}
+
+/// The answer's message without its raw contents, and these.
+pub(super) async fn ask(app: &App, question: Question) -> Result<(ModelInferResponse, Vec<Memory>)> {
+    let Question { request, id, format } = question;
+    let model = request.model.clone();
+    let response = app.ask(request).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
+    codec::encode_message(response, id, &format)
+}
+
+/// Writes the raw contents behind the rest of the message, without copying them.
+pub(super) fn encode(message: &ModelInferResponse, raw: Vec<Memory>) -> Result<(BytesMut, Vec<Bytes>)> {
+    let length: usize = raw.iter().map(|raw| raw.len()).sum();
+    let mut head = body::encode(message, MAX_TAG * raw.len() + length.min(COPY_LIMIT))?;
+    let mut tail = Vec::with_capacity(2 * raw.len());
+    for (index, raw) in raw.into_iter().enumerate() {
+        let mut tag = BytesMut::new();
+        let place = if index == 0 { &mut head } else { &mut tag };
+        encode_key(RAW_OUTPUT_CONTENTS, WireType::LengthDelimited, place);
+        encode_varint(raw.len() as u64, place);
+        if index > 0 {
+            tail.push(tag.freeze());
+        }
+        tail.push(Bytes::from_owner(raw));
+    }
+    Ok((head, tail))
+}
+
+pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Result<Response<GrpcBody>> {
+    let length = message.len();
+    let question = read(decode(message)?, length, call.timeout).await?;
+    let (message, raw) = ask(app, question).await?;
+    let (message, tail) = encode(&message, raw)?;
+    respond(call, message, tail)
+}

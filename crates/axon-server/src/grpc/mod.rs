@@ -1,0 +1,199 @@
+//! The protocol over gRPC: `inference.GRPCInferenceService`, health and reflection.
+//!
+//! Calls come as HTTP/2 requests from `connection`; their framing is `wire`'s, so that limits hold before a message is
+//! decoded, an error has its own status, and a tensor is not copied. Each verb's body is shared with HTTP.
+
+mod body;
+mod calls;
+mod infer;
+mod reflection;
+mod status;
+mod stream;
+mod wire;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axon::error::Echo;
+use axon::{Error, ErrorKind, Result};
+use bytes::{Bytes, BytesMut};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use prost::Message;
+
+use crate::app::App;
+use crate::connection::Answer;
+use body::GrpcBody;
+use calls::Verb;
+use wire::{Encoding, Messages};
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+const ENCODINGS: HeaderValue = HeaderValue::from_static("identity,gzip,deflate");
+
+/// The service of the protocol, and those beside it.
+const INFERENCE: &str = "inference.GRPCInferenceService";
+const HEALTH: &str = "grpc.health.v1.Health";
+
+/// Answers the requests of the gRPC port.
+#[derive(Clone)]
+pub(crate) struct Grpc {
+    app: Arc<App>,
+    reflection: reflection::Reflection,
+}
+
+impl Grpc {
+    pub fn new(app: Arc<App>) -> Result<Self> {
+        Ok(Self { app, reflection: reflection::Reflection::new()? })
+    }
+}
+
+impl Answer for Grpc {
+    type Body = GrpcBody;
+
+    const HTTP2_ONLY: Option<&'static str> = Some(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 53\r\n\r\n\
+         this port speaks gRPC: expected HTTP/2, got HTTP/1.1\n",
+    );
+
+    async fn answer(self, request: Request<Incoming>) -> Response<GrpcBody> {
+        if request.method() != Method::POST || !wire::is_grpc(request.headers()) {
+            let mut response = Response::new(GrpcBody::Ready([].into(), None));
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return response;
+        }
+        if reflection::is_asked(request.uri().path()) {
+            return self.reflection.answer(request).await;
+        }
+        match call(&self.app, request).await {
+            Ok(response) => response,
+            Err(error) => refusal(&error),
+        }
+    }
+}
+
+/// What a call's headers say.
+struct Call {
+    encoding: Option<Encoding>,
+    timeout: Option<std::time::Duration>,
+    /// A stream ends with the first error, instead of going on.
+    error_ends_stream: bool,
+}
+
+async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<GrpcBody>> {
+    let (head, incoming) = request.into_parts();
+    let verb = verb(head.uri.path())?;
+    wire::check_metadata(&head.headers)?;
+    let error_ends_stream =
+        head.headers.get("triton_grpc_error").is_some_and(|value| value.as_bytes() == b"true");
+    let call = Call {
+        encoding: wire::encoding(&head.headers)?,
+        timeout: wire::timeout(&head.headers)?,
+        error_ends_stream,
+    };
+    let mut messages = Messages::new(incoming, call.encoding, app.body_limit);
+    match verb {
+        Verb::ModelStreamInfer => stream::answer(app, messages, call),
+        Verb::ModelInfer => {
+            let _guard = app.enter()?;
+            infer::answer(app, messages.only().await?, &call).await
+        }
+        verb => {
+            let message = messages.only().await?;
+            let answer = calls::answer(app, verb, message).await?;
+            respond(&call, answer, Vec::new())
+        }
+    }
+}
+
+fn verb(path: &str) -> Result<Verb> {
+    let unknown = |what: &str, name: &str| {
+        Error::at(
+            ErrorKind::Unimplemented,
+            "method",
+            format_args!("{} has no {what} {}", Echo(path), Echo(name)),
+        )
+    };
+    let (service, method) =
+        path.strip_prefix('/').and_then(|path| path.split_once('/')).unwrap_or(("", path));
+    let verb = match service {
+        INFERENCE => Verb::of_inference(method),
+        HEALTH => (method == "Check").then_some(Verb::HealthCheck),
+        _ => return Err(unknown("service", service)),
+    };
+    verb.ok_or_else(|| unknown("method", method))
+}
+
+/// Decodes a message.
+fn decode<M: Message + Default>(message: Bytes) -> Result<M> {
+    M::decode(message).map_err(|error| {
+        let name = std::any::type_name::<M>().rsplit(':').next().unwrap_or_default();
+        Error::invalid("message", format_args!("decode error: expected a {name}, got {error}"))
+    })
+}
+
+/// The largest message that is written as one piece; more is written as it lies in memory.
+const COPY_LIMIT: usize = 32 << 10;
+
+/// A unary call's answer: a message with room for its prefix, whose end is `tail`.
+fn respond(call: &Call, message: BytesMut, tail: Vec<Bytes>) -> Result<Response<GrpcBody>> {
+    let frames = frames(call, message, tail)?;
+    let mut response = Response::new(GrpcBody::Ready(frames, Some(status::ok())));
+    *response.headers_mut() = headers(call);
+    Ok(response)
+}
+
+fn frames(call: &Call, message: BytesMut, tail: Vec<Bytes>) -> Result<VecDeque<Bytes>> {
+    match call.encoding {
+        Some(encoding) => Ok([compressed(encoding, &message, &tail)?].into()),
+        None => Ok(body::frames(message, tail, COPY_LIMIT)),
+    }
+}
+
+fn headers(call: &Call) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CONTENT_TYPE, GRPC);
+    headers.insert(ACCEPT_ENCODING, ENCODINGS);
+    if let Some(encoding) = call.encoding {
+        headers.insert(wire::ENCODING, HeaderValue::from_static(encoding.name()));
+    }
+    headers
+}
+
+/// A message as the wire has it, compressed as the caller's own are.
+fn compressed(encoding: Encoding, message: &[u8], tail: &[Bytes]) -> Result<Bytes> {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+    let message = message.get(wire::PREFIX..).unwrap_or_default();
+    let pieces = || std::iter::once(message).chain(tail.iter().map(|piece| &piece[..]));
+    let prefix = vec![1, 0, 0, 0, 0];
+    let mut written = match encoding {
+        Encoding::Gzip => {
+            let mut encoder = GzEncoder::new(prefix, Compression::fast());
+            pieces().try_for_each(|piece| encoder.write_all(piece)).map_err(Error::internal)?;
+            encoder.finish().map_err(Error::internal)?
+        }
+        Encoding::Deflate => {
+            let mut encoder = ZlibEncoder::new(prefix, Compression::fast());
+            pieces().try_for_each(|piece| encoder.write_all(piece)).map_err(Error::internal)?;
+            encoder.finish().map_err(Error::internal)?
+        }
+    };
+    let length = u32::try_from(written.len() - wire::PREFIX).map_err(Error::internal)?;
+    if let Some(place) = written.get_mut(1..wire::PREFIX) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+    Ok(written.into())
+}
+
+/// The answer of a call that fails before it has answered anything.
+fn refusal(error: &Error) -> Response<GrpcBody> {
+    let mut response = Response::new(GrpcBody::Ready([].into(), None));
+    *response.headers_mut() = status::failed(error);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
+    response
+}

@@ -1,0 +1,142 @@
+//! `ModelStreamInfer`: questions and answers as they come, answers in the order of their questions.
+//!
+//! A bad question is answered with an error of its own, and the stream goes on; with the metadata
+//! `triton_grpc_error: true` it ends with the error as its status. At most [`MAX_OPEN`] questions are open at once: more
+//! are not read until an answer has been written.
+
+use std::sync::Arc;
+
+use axon::{Error, Result};
+use bytes::Bytes;
+use hyper::Response;
+use hyper::body::Frame;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::body::{self, GrpcBody, Stream};
+use super::wire::Messages;
+use super::{Call, headers, infer, status};
+use crate::app::App;
+use crate::proto::inference::infer_parameter::ParameterChoice;
+use crate::proto::inference::{
+    InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
+};
+
+/// The most questions of one stream that are being answered.
+const MAX_OPEN: usize = 64;
+
+/// The parameter that says that no more answers to the question will come.
+const FINAL: &str = "triton_final_response";
+
+/// A question that is being answered; it is taken back when this is dropped.
+struct Asked {
+    id: String,
+    answer: JoinHandle<Result<ModelInferResponse>>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.answer.abort();
+    }
+}
+
+pub(super) fn answer(app: &Arc<App>, messages: Messages, call: Call) -> Result<Response<GrpcBody>> {
+    if app.server.is_stopping() {
+        return Err(Error::shutting_down());
+    }
+    let (sender, frames) = mpsc::channel(1);
+    let headers = headers(&call);
+    let task = tokio::spawn(run(Arc::clone(app), messages, call, sender)).abort_handle();
+    let mut response = Response::new(GrpcBody::Stream(Stream { frames, task }));
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+async fn run(app: Arc<App>, messages: Messages, call: Call, frames: mpsc::Sender<Frame<Bytes>>) {
+    let call = Arc::new(call);
+    let (asked, mut answers) = mpsc::channel(MAX_OPEN);
+    let reading = AbortOnDrop(tokio::spawn(read(app, messages, Arc::clone(&call), asked)).abort_handle());
+    let mut end = Ok(());
+    while let Some(next) = answers.recv().await {
+        let written = match next {
+            Ok(asked) => write(&call, asked, &frames).await,
+            Err(error) => Err(Some(error)),
+        };
+        match written {
+            Ok(()) => {}
+            Err(Some(error)) => {
+                end = Err(error);
+                break;
+            }
+            // The caller has gone.
+            Err(None) => return,
+        }
+    }
+    drop(reading);
+    let trailers = end.map_or_else(|error| status::failed(&error), |()| status::ok());
+    // A caller that has gone does not want it any more.
+    let _ = frames.send(Frame::trailers(trailers)).await;
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Reads questions and has them answered, until the caller has no more or breaks the framing.
+async fn read(app: Arc<App>, mut messages: Messages, call: Arc<Call>, asked: mpsc::Sender<Result<Asked>>) {
+    loop {
+        let next = match messages.next().await {
+            Ok(Some(message)) => Ok(ask(&app, message, &call)),
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        let is_last = next.is_err();
+        if asked.send(next).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// Begins to answer a question.
+fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
+    let (app, timeout, length) = (Arc::clone(app), call.timeout, message.len());
+    let message: Result<ModelInferRequest> = super::decode(message);
+    let id = message.as_ref().map(|message| message.id.clone()).unwrap_or_default();
+    let answer = tokio::spawn(async move {
+        let _guard = app.enter()?;
+        let question = infer::read(message?, length, timeout).await?;
+        let (mut message, raw) = infer::ask(&app, question).await?;
+        let choice = Some(ParameterChoice::BoolParam(true));
+        message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });
+        message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();
+        Ok(message)
+    });
+    Asked { id, answer }
+}
+
+/// Writes the answer to one question; fails with the error that ends the stream, or `None` when the caller has gone.
+async fn write(
+    call: &Call,
+    mut asked: Asked,
+    frames: &mpsc::Sender<Frame<Bytes>>,
+) -> Result<(), Option<Error>> {
+    let answer = (&mut asked.answer).await.unwrap_or_else(|error| Err(Error::internal(error)));
+    let (error_message, response) = match answer {
+        Ok(response) => (String::new(), response),
+        Err(error) if call.error_ends_stream => return Err(Some(error)),
+        Err(error) => {
+            let id = std::mem::take(&mut asked.id);
+            (error.message().to_owned(), ModelInferResponse { id, ..ModelInferResponse::default() })
+        }
+    };
+    let message = ModelStreamInferResponse { error_message, infer_response: Some(response) };
+    let message = body::encode(&message, 0).map_err(Some)?;
+    for frame in super::frames(call, message, Vec::new()).map_err(Some)? {
+        frames.send(Frame::data(frame)).await.map_err(|_| None)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! One body for each verb of the protocol but inference, shared by HTTP and gRPC: the values are the protocol's own
+//! messages, which HTTP writes as JSON.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axon::error::echo_names;
+use axon::metrics::DurationCounter;
+use axon::repository::{Model, State};
+use axon::server::NotReady;
+use axon::signature::TensorSpec;
+use axon::{Error, ErrorKind, Result};
+
+use crate::app::App;
+use crate::proto::inference::model_metadata_response::TensorMetadata;
+use crate::proto::inference::{
+    InferBatchStatistics, InferResponseStatistics, InferStatistics, ModelMetadataResponse, ModelStatistics,
+    ServerMetadataResponse, StatisticDuration,
+};
+
+/// What of the protocol's extensions is spoken, in the order that Triton lists them.
+const EXTENSIONS: [&str; 13] = [
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+];
+
+pub(crate) fn server_metadata(app: &App) -> ServerMetadataResponse {
+    ServerMetadataResponse {
+        name: app.compat.server_name().to_owned(),
+        version: app.compat.server_version().to_owned(),
+        extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+    }
+}
+
+/// Fails with the reason while the server is not ready.
+pub(crate) fn ready(app: &App) -> Result<()> {
+    let reason = match app.server.ready() {
+        Ok(()) => return Ok(()),
+        Err(NotReady::Stopping) => "the server is shutting down".to_owned(),
+        Err(NotReady::Loading) => "models are being loaded".to_owned(),
+        Err(NotReady::Failed(models)) => {
+            format!("models that are not ready: {}", echo_names(models.iter().map(String::as_str)))
+        }
+    };
+    Err(Error::new(ErrorKind::ModelNotReady, reason))
+}
+
+pub(crate) fn model_metadata(app: &App, name: &str, version: Option<u64>) -> Result<ModelMetadataResponse> {
+    let metadata = app.server.metadata(name, version)?;
+    let tensor = |spec: &TensorSpec| TensorMetadata {
+        name: spec.name.clone(),
+        datatype: spec.datatype.name().to_owned(),
+        shape: spec.wire_shape(),
+    };
+    Ok(ModelMetadataResponse {
+        name: metadata.name,
+        versions: metadata.versions.iter().map(u64::to_string).collect(),
+        platform: "onnxruntime_onnx".to_owned(),
+        inputs: metadata.signature.inputs.iter().map(tensor).collect(),
+        outputs: metadata.signature.outputs.iter().map(tensor).collect(),
+    })
+}
+
+/// The statistics of one version, of all versions of a model, or of all models for an empty name.
+pub(crate) fn statistics(app: &App, name: &str, version: Option<u64>) -> Result<Vec<ModelStatistics>> {
+    let ready: Vec<Arc<Model>> = app
+        .server
+        .models()
+        .into_iter()
+        .filter(|entry| name.is_empty() || entry.name == name)
+        .filter(|entry| version.is_none_or(|version| entry.version == version))
+        .filter_map(|entry| match entry.state {
+            State::Ready(model) => Some(model),
+            _ => None,
+        })
+        .collect();
+    if ready.is_empty() && !name.is_empty() {
+        // Says what is wrong: the name, the version or its state.
+        app.server.model(name, version)?;
+    }
+    Ok(ready.iter().map(|model| model_statistics(model)).collect())
+}
+
+/// A model's counters; durations in nanoseconds. **Source:** Triton's extension "statistics".
+fn model_statistics(model: &Model) -> ModelStatistics {
+    let counters = model.statistics();
+    let duration = |counter: &DurationCounter| Some(StatisticDuration::from(counter.read()));
+    let none = || Some(StatisticDuration::default());
+    let (success, fail) = (duration(&counters.success), duration(&counters.fail));
+    let compute = duration(&counters.compute);
+    let response = InferResponseStatistics {
+        compute_infer: compute,
+        compute_output: none(),
+        success,
+        fail,
+        empty_response: none(),
+        cancel: none(),
+    };
+    let batch = |(rows, times): (usize, (u64, u64))| InferBatchStatistics {
+        batch_size: rows as u64,
+        compute_input: none(),
+        compute_infer: Some(times.into()),
+        compute_output: none(),
+    };
+    ModelStatistics {
+        name: model.name().to_owned(),
+        version: model.version().to_string(),
+        last_inference: counters.last_inference_ms.load(Relaxed),
+        inference_count: counters.inference_count.load(Relaxed),
+        execution_count: counters.execution_count.load(Relaxed),
+        inference_stats: Some(InferStatistics {
+            success,
+            fail,
+            queue: duration(&counters.queue),
+            compute_input: none(),
+            compute_infer: compute,
+            compute_output: none(),
+            cache_hit: none(),
+            cache_miss: none(),
+        }),
+        batch_stats: counters.batches().into_iter().map(batch).collect(),
+        memory_usage: Vec::new(),
+        response_stats: BTreeMap::from([("0".to_owned(), response)]),
+    }
+}
+
+impl From<(u64, u64)> for StatisticDuration {
+    fn from((count, ns): (u64, u64)) -> Self {
+        Self { count, ns }
+    }
+}
+
+/// The trace settings of a model that is here, or of the server.
+pub(crate) fn check_traced(app: &App, model: Option<&str>) -> Result<()> {
+    model.map_or(Ok(()), |model| app.server.model(model, None).map(drop))
+}
