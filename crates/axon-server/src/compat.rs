@@ -1,7 +1,13 @@
 //! What is answered under `--compat triton` where it differs from Axon's own: names, codes and texts.
+//!
+//! One table, [`triton`]; what it does not list is answered as always. **Source:** Triton's server and core at release
+//! 2.73 and what their own tests assert.
 
 use std::fmt;
 use std::str::FromStr;
+
+use axon::reason::Reason;
+use axon::{Error, ErrorKind};
 
 /// Whose habits are followed where the protocol leaves them open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,5 +57,278 @@ impl Compat {
             Self::Native => env!("CARGO_PKG_VERSION"),
             Self::Triton => "2.73.0",
         }
+    }
+}
+
+/// What a request is about, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context<'a> {
+    /// The model.
+    pub model: &'a str,
+    /// The request's id.
+    pub id: Option<&'a str>,
+}
+
+/// What a client is told instead of Axon's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The status of HTTP.
+    pub http: u16,
+    /// The status of gRPC.
+    pub grpc: u32,
+    /// The text.
+    pub text: String,
+}
+
+/// `INVALID_ARG` of Triton, and what else its codes become.
+const INVALID: (u16, u32) = (400, 3);
+const NOT_FOUND: (u16, u32) = (404, 5);
+const EXISTS: (u16, u32) = (400, 6);
+const UNSUPPORTED: (u16, u32) = (501, 12);
+const INTERNAL: (u16, u32) = (500, 13);
+const UNAVAILABLE: (u16, u32) = (503, 14);
+
+/// What follows a wrong shape where the server owns the first dimension.
+const SHAPE_NOTE: &str = " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to \
+     be prepended to each input shape. If you want to specify the full shape including the batch dim in your input \
+     dims config, try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size.";
+
+/// What Triton tells for an error.
+#[must_use]
+pub fn triton(error: &Error, context: Context<'_>) -> Told {
+    let told = |(http, grpc): (u16, u32), text: String| Told { http, grpc, text };
+    let Some(reason) = error.reason() else { return by_kind(error) };
+    let model = Name(context.model);
+    if let Some(text) = about_request(reason, model) {
+        let id = context.id.unwrap_or("<id_unknown>");
+        return told(INVALID, format!("[request id: {}] {text}", Name(id)));
+    }
+    match reason {
+        Reason::UnknownModel(name) => {
+            told(INVALID, format!("Request for unknown model: '{}' is not found", Name(name)))
+        }
+        Reason::UnknownVersion(name, version) => told(
+            NOT_FOUND,
+            format!("Request for unknown model: '{}' version {version} is not found", Name(name)),
+        ),
+        Reason::NoReadyVersion(name) => {
+            told(NOT_FOUND, format!("Request for unknown model: '{}' has no available versions", Name(name)))
+        }
+        Reason::VersionNotReady(name, version) => told(
+            UNAVAILABLE,
+            format!("Request for unknown model: '{}' version {version} is not at ready state", Name(name)),
+        ),
+        Reason::QueueFull => told(UNAVAILABLE, "Exceeds maximum queue size".to_owned()),
+        Reason::Expired => told(UNAVAILABLE, "Request timeout expired".to_owned()),
+        Reason::Stopping => told(
+            UNAVAILABLE,
+            "Server is stopping, scheduler for model has stopped accepting new inference requests".to_owned(),
+        ),
+        Reason::NegativeDimension { input, got } => Told {
+            http: INTERNAL.0,
+            grpc: INVALID.1,
+            text: format!(
+                "All input dimensions should be specified for input '{}' for model '{model}', got {got}",
+                Name(input)
+            ),
+        },
+        Reason::MalformedJson(_) => {
+            told(INTERNAL, format!("failed to parse the request JSON buffer: {}", error.message()))
+        }
+        Reason::Member(member) => told(INTERNAL, format!("Unable to parse '{member}': {}", error.message())),
+        Reason::TooFewElements => {
+            told(INTERNAL, "Failed to parse 'data' field: shape does not match true shape".to_owned())
+        }
+        Reason::TooManyElements => told(
+            INTERNAL,
+            "Unable to parse 'data': Shape does not match true shape of 'data' field".to_owned(),
+        ),
+        Reason::UnsupportedEncoding => told(UNSUPPORTED, "Unsupported compression type".to_owned()),
+        Reason::ControlMode => {
+            told(UNAVAILABLE, "explicit model load / unload is not allowed if polling is enabled".to_owned())
+        }
+        Reason::LoadUnknown(name) => {
+            told(INTERNAL, format!("failed to load '{}', failed to poll from model repository", Name(name)))
+        }
+        Reason::LoadFailed(name) => told(
+            INVALID,
+            format!(
+                "load failed for model '{}': version 1 is at UNAVAILABLE state: {};",
+                Name(name),
+                error.message()
+            ),
+        ),
+        Reason::RepositoryName => {
+            told(UNSUPPORTED, "'repository_name' specification is not supported".to_owned())
+        }
+        Reason::SharedMemoryOff => told(
+            UNSUPPORTED,
+            "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+                .to_owned(),
+        ),
+        Reason::UnknownRegion(name) => {
+            told(NOT_FOUND, format!("Unable to find shared memory region: '{}'", Name(name)))
+        }
+        Reason::RegionExists(name) => {
+            told(EXISTS, format!("shared memory region '{}' already in manager", Name(name)))
+        }
+        Reason::RegionTooSmall { output, got, needed } => told(
+            INTERNAL,
+            format!(
+                "shared memory size specified with the request for output '{}' ({got} bytes) should be at least \
+                 {needed} bytes to hold the results",
+                Name(output)
+            ),
+        ),
+        _ => by_kind(error),
+    }
+}
+
+/// What Triton's core says of a request that does not fit its model; it puts the request's id in front.
+fn about_request(reason: &Reason, model: Name<'_>) -> Option<String> {
+    Some(match reason {
+        Reason::MissingInputs { expected, got, missing } => format!(
+            "expected {expected} inputs but got {} inputs for model '{model}'. Got input(s) [{}], but missing required \
+             input(s) [{}]. Please provide all required input(s).",
+            got.len(),
+            quoted(got),
+            quoted(missing)
+        ),
+        Reason::UnknownInput(name) => {
+            format!("unexpected inference input '{}' for model '{model}'", Name(name))
+        }
+        Reason::UnknownOutput(name) => {
+            format!("unexpected inference output '{}' for model '{model}'", Name(name))
+        }
+        Reason::DuplicateInput(name) => format!("input '{}' already exists in request", Name(name)),
+        Reason::DuplicateOutput(name) => format!("output '{}' already exists in request", Name(name)),
+        Reason::WrongDatatype { input, got, expected } => format!(
+            "inference input '{}' data-type is '{got}', but model '{model}' expects '{expected}'",
+            Name(input)
+        ),
+        Reason::WrongShape { input, expected, got } => format!(
+            "unexpected shape for input '{}' for model '{model}'. Expected {expected}, got {got}.{}",
+            Name(input),
+            if expected.starts_with("[-1") { SHAPE_NOTE } else { "" }
+        ),
+        Reason::RowsDiffer(input) => {
+            format!("input '{}' batch size does not match other inputs for '{model}'", Name(input))
+        }
+        Reason::TooManyRows(most) => {
+            format!("inference request batch-size must be <= {most} for '{model}'")
+        }
+        _ => return None,
+    })
+}
+
+/// Where the reason is not listed: Triton's codes for the kind, and Axon's text.
+fn by_kind(error: &Error) -> Told {
+    let (http, grpc) = match error.kind() {
+        ErrorKind::NotFound => return fixed(404, 5, "Not Found"),
+        ErrorKind::MethodNotAllowed => return fixed(405, 12, "Method Not Allowed"),
+        ErrorKind::ModelNotFound => NOT_FOUND,
+        ErrorKind::ModelNotReady
+        | ErrorKind::ShuttingDown
+        | ErrorKind::Overloaded
+        | ErrorKind::DeadlineExceeded => UNAVAILABLE,
+        ErrorKind::Unimplemented => UNSUPPORTED,
+        ErrorKind::ExecutionFailed | ErrorKind::Internal => INTERNAL,
+        ErrorKind::Cancelled => (400, 1),
+        _ => INVALID,
+    };
+    Told { http, grpc, text: error.message().to_owned() }
+}
+
+fn fixed(http: u16, grpc: u32, text: &str) -> Told {
+    Told { http, grpc, text: text.to_owned() }
+}
+
+fn quoted(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().take(8).map(|name| format!("'{}'", Name(name))).collect();
+    quoted.join(",")
+}
+
+/// A caller's text within quotes: control characters escaped, at most 64 bytes of it.
+#[derive(Clone, Copy)]
+struct Name<'a>(&'a str);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut written = 0;
+        for character in self.0.chars() {
+            written += character.len_utf8();
+            if written > axon::error::ECHO_LIMIT {
+                return f.write_str("…");
+            }
+            if character.is_control() {
+                write!(f, "{}", character.escape_unicode())?;
+            } else {
+                write!(f, "{character}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(reason: Reason, http: u16, grpc: u32, text: &str) {
+        let error = Error::invalid("inputs", "x").because(reason);
+        let told = triton(&error, Context { model: "m", id: Some("7") });
+        assert_eq!((told.http, told.grpc, told.text.as_str()), (http, grpc, text));
+    }
+
+    #[test]
+    fn what_triton_says_is_said_word_for_word() {
+        let name = || "X".to_owned();
+        check(Reason::UnknownModel(name()), 400, 3, "Request for unknown model: 'X' is not found");
+        check(
+            Reason::UnknownVersion(name(), 99),
+            404,
+            5,
+            "Request for unknown model: 'X' version 99 is not found",
+        );
+        check(
+            Reason::NoReadyVersion(name()),
+            404,
+            5,
+            "Request for unknown model: 'X' has no available versions",
+        );
+        check(
+            Reason::MissingInputs { expected: 2, got: vec!["A".to_owned()], missing: vec!["B".to_owned()] },
+            400,
+            3,
+            "[request id: 7] expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but missing \
+             required input(s) ['B']. Please provide all required input(s).",
+        );
+        check(
+            Reason::WrongDatatype { input: name(), got: "INT32", expected: "FP32" },
+            400,
+            3,
+            "[request id: 7] inference input 'X' data-type is 'INT32', but model 'm' expects 'FP32'",
+        );
+        check(
+            Reason::TooManyRows(8),
+            400,
+            3,
+            "[request id: 7] inference request batch-size must be <= 8 for 'm'",
+        );
+        check(Reason::QueueFull, 503, 14, "Exceeds maximum queue size");
+        check(Reason::Expired, 503, 14, "Request timeout expired");
+        check(
+            Reason::TooFewElements,
+            500,
+            13,
+            "Failed to parse 'data' field: shape does not match true shape",
+        );
+        check(Reason::RegionExists(name()), 400, 6, "shared memory region 'X' already in manager");
+    }
+
+    #[test]
+    fn a_callers_text_is_cut_and_escaped() {
+        assert_eq!(Name("a\r\n").to_string(), "a\\u{d}\\u{a}");
+        assert_eq!(Name(&"x".repeat(1000)).to_string(), format!("{}…", "x".repeat(64)));
     }
 }

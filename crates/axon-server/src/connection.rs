@@ -316,14 +316,14 @@ async fn run<A: Answer>(
     let guard = is_http2.then(|| http2::FloodGuard::new(connections.now()));
     let io = TokioIo::new(Timed { stream, first, entered: &entered, guard });
     if is_http2 {
-        drive!(http2::builder().serve_connection(io, service), activity, finish)
+        drive!(http2::builder().serve_connection(io, service), activity, finish);
     }
     let http1 = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
         .header_read_timeout(None)
         .serve_connection(io, service);
-    drive!(http1, activity, finish)
+    drive!(http1, activity, finish);
 }
 
 /// Reads until it is known which protocol is spoken; `None` when the connection ended before.

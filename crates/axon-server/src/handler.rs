@@ -19,9 +19,10 @@ use crate::admin;
 use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded};
+use crate::compat::Context;
 use crate::connection::Answer;
 use crate::route::{MAX_URI, ModelVerb, Route, route};
-use crate::status::{error_body, retry_after_seconds, status_of};
+use crate::status::{Refusal, retry_after_seconds};
 use crate::verbs;
 
 /// The length of the JSON part of a body that goes on with binary tensors.
@@ -57,7 +58,7 @@ impl Answer for Http {
 async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     let response = match answer(&app, request).await {
         Ok(response) => response,
-        Err(error) => refusal(&error),
+        Err(error) => refusal(&app, &error, Context::default()),
     };
     // A client that is told so does not send its next request into a connection that is about to close.
     if app.server.is_stopping() { closing(response) } else { response }
@@ -66,11 +67,11 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
 async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames>> {
     let (head, incoming) = request.into_parts();
     if let Err(error) = check_head(&head) {
-        return Ok(closing(refusal(&error)));
+        return Ok(closing(refusal(app, &error, Context::default())));
     }
     let route = match route(&head.method, head.uri.path()) {
         Ok(route) => route,
-        Err(error) => return Ok(refusal_with_allow(&error, head.uri.path())),
+        Err(error) => return Ok(refusal_with_allow(app, &error, head.uri.path())),
     };
     match route {
         Route::Live => Ok(respond(StatusCode::OK, JSON, Frames::default())),
@@ -78,7 +79,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } => {
-            model(app, Asked { head: &head, name, version }, verb, incoming).await
+            let answered = model(app, Asked { head: &head, name, version }, verb, incoming).await;
+            Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
         Route::Logging => document(&admin::log(app, change(app, &head, incoming).await?)?),
@@ -174,7 +176,13 @@ async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Respon
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = app.ask(request).await.inspect_err(|error| log_failure(error, name, id.as_deref()))?;
+    let response = match app.ask(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            log_failure(&error, name, id.as_deref());
+            return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
+        }
+    };
     let is_long = format.text_bytes(&response) > INLINE_TEXT;
     let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
     let Some(header_length) = encoded.header_length else {
@@ -289,9 +297,9 @@ fn respond(status: StatusCode, content_type: HeaderValue, body: Frames) -> Respo
     response
 }
 
-fn refusal(error: &Error) -> Response<Frames> {
-    let (status, _) = status_of(error.kind());
-    let mut response = respond(status, JSON, error_body(error).into());
+fn refusal(app: &App, error: &Error, context: Context<'_>) -> Response<Frames> {
+    let Refusal { status, body } = Refusal::new(app.compat, error, context);
+    let mut response = respond(status, JSON, body.into());
     if let Some(retry_after) = error.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_seconds(retry_after)));
     }
@@ -304,8 +312,8 @@ fn closing(mut response: Response<Frames>) -> Response<Frames> {
     response
 }
 
-fn refusal_with_allow(error: &Error, path: &str) -> Response<Frames> {
-    let mut response = refusal(error);
+fn refusal_with_allow(app: &App, error: &Error, path: &str) -> Response<Frames> {
+    let mut response = refusal(app, error, Context::default());
     if let (ErrorKind::MethodNotAllowed, Ok(route)) = (error.kind(), crate::route::parse(path)) {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(route.allow()));
     }

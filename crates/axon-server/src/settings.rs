@@ -115,7 +115,7 @@ impl Settings {
 
     /// Changes log settings; all of them or, on an error, none.
     pub fn set_log(&self, update: BTreeMap<String, LogValue>) -> Result<()> {
-        let mut actions: Vec<Box<dyn FnOnce(&Self)>> = Vec::with_capacity(update.len());
+        let mut actions: Vec<LogChange> = Vec::with_capacity(update.len());
         for (key, value) in update {
             actions.push(log_change(&key, value)?);
         }

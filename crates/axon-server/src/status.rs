@@ -6,6 +6,8 @@ use axon::{Error, ErrorKind};
 use hyper::StatusCode;
 use serde::Serialize;
 
+use crate::compat::{self, Compat, Context};
+
 /// An error as the wire writes it.
 #[derive(Serialize)]
 struct ErrorBody<'a> {
@@ -58,6 +60,28 @@ pub fn error_body(error: &Error) -> Vec<u8> {
     let body = ErrorBody { error: error.message(), code, field: error.field() };
     // Strings alone always serialise.
     serde_json::to_vec(&body).unwrap_or_default()
+}
+
+/// How a request of HTTP is refused.
+pub(crate) struct Refusal {
+    pub status: StatusCode,
+    pub body: Vec<u8>,
+}
+
+impl Refusal {
+    /// In whoever's words `compat` says.
+    pub fn new(compat: Compat, error: &Error, context: Context<'_>) -> Self {
+        match compat {
+            Compat::Native => Self { status: status_of(error.kind()).0, body: error_body(error) },
+            Compat::Triton => {
+                let told = compat::triton(error, context);
+                let status = StatusCode::from_u16(told.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                // A map of one text always serialises.
+                let body = serde_json::to_vec(&serde_json::json!({ "error": told.text })).unwrap_or_default();
+                Self { status, body }
+            }
+        }
+    }
 }
 
 /// `Retry-After` in whole seconds, rounded up, at least 1.

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use crate::reason::Reason;
+
 /// The longest piece of a caller's own text that a message repeats, in bytes.
 pub const ECHO_LIMIT: usize = 64;
 
@@ -60,6 +62,7 @@ pub struct Error {
     field: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     source: Option<String>,
+    reason: Option<Box<Reason>>,
 }
 
 /// The engine's result.
@@ -78,7 +81,7 @@ impl Error {
             message.truncate(end);
             message.push('…');
         }
-        Self { kind, message, field: None, retry_after: None, source: None }
+        Self { kind, message, field: None, retry_after: None, source: None, reason: None }
     }
 
     /// A request that is wrong at `field`, a path such as `inputs[0].shape[1]`; the message begins with it.
@@ -124,6 +127,13 @@ impl Error {
         self
     }
 
+    /// The same error with what exactly is wrong.
+    #[must_use]
+    pub fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(Box::new(reason));
+        self
+    }
+
     /// A defect of the server; `source` goes to the log, the caller learns only that it happened.
     #[must_use]
     pub fn internal(source: impl fmt::Display) -> Self {
@@ -135,6 +145,7 @@ impl Error {
     pub fn shutting_down() -> Self {
         Self::new(ErrorKind::ShuttingDown, "the server is shutting down")
             .with_retry_after(Duration::from_secs(1))
+            .because(Reason::Stopping)
     }
 
     /// What went wrong.
@@ -159,6 +170,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// What exactly is wrong, where that is known.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Reason> {
+        self.reason.as_deref()
     }
 
     /// The cause, for the log only.

@@ -13,6 +13,7 @@ pub mod executor;
 pub mod metrics;
 pub mod onnx;
 pub mod probe;
+pub mod reason;
 pub mod report;
 pub mod repository;
 pub mod request;

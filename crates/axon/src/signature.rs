@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use synapse::{DataType, Tensor};
 
 use crate::error::{Echo, Error, Result, echo_names};
+use crate::reason::Reason;
 use crate::request::{Inputs, NamedTensor};
 
 /// One dimension of a model's input or output.
@@ -124,11 +125,35 @@ impl Signature {
                 key.extend_from_slice(tensor.shape().get(1..).unwrap_or_default());
             }
         }
-        let rows = if batched { common_rows(&inputs)? } else { 1 };
+        let rows = if batched { self.common_rows(&inputs)? } else { 1 };
         let outputs = self.order_outputs(outputs)?;
         let doubt = self.disagreement(&inputs);
         let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
         Ok(Admitted { inputs, rows, key, outputs, doubt })
+    }
+
+    /// The rows that all inputs have.
+    fn common_rows(&self, inputs: &[(usize, Tensor)]) -> Result<usize> {
+        let mut common = None;
+        for (spec, (position, tensor)) in self.inputs.iter().zip(inputs) {
+            let field = || format!("inputs[{position}].shape[0]");
+            let rows = tensor.shape().rows().unwrap_or(1);
+            if rows == 0 {
+                return Err(Error::invalid(field(), "batch must be at least 1, got 0"));
+            }
+            match common {
+                Some((first, expected)) if expected != rows => {
+                    return Err(Error::invalid(
+                        field(),
+                        format_args!("expected {expected} rows as in inputs[{first}], got {rows}"),
+                    )
+                    .because(Reason::RowsDiffer(spec.name.clone())));
+                }
+                Some(_) => {}
+                None => common = Some((*position, rows)),
+            }
+        }
+        Ok(common.map_or(1, |(_, rows)| rows))
     }
 
     /// The first dimension that the model names and that two inputs give different sizes.
@@ -182,26 +207,32 @@ impl Signature {
                     format!("inputs[{position}].name"),
                     format_args!("expected one of {expected}, got {}", Echo(&name)),
                 )
+                .because(Reason::UnknownInput(name.clone()))
             })?;
             if slots[index].replace((position, tensor)).is_some() {
                 return Err(Error::invalid(
                     format!("inputs[{position}].name"),
                     format_args!("duplicate input {}", Echo(&name)),
-                ));
+                )
+                .because(Reason::DuplicateInput(name)));
             }
         }
         let missing = self.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_none());
         let missing: Vec<_> = missing.map(|(spec, _)| spec.name.as_str()).collect();
         if !missing.is_empty() {
-            let got = slots.iter().flatten().count();
-            return Err(Error::invalid(
+            let names = self.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_some());
+            let got: Vec<String> = names.map(|(spec, _)| spec.name.clone()).collect();
+            let error = Error::invalid(
                 "inputs",
                 format_args!(
-                    "expected {} inputs, got {got}; missing {}",
+                    "expected {} inputs, got {}; missing {}",
                     self.inputs.len(),
-                    echo_names(missing.into_iter())
+                    got.len(),
+                    echo_names(missing.iter().copied())
                 ),
-            ));
+            );
+            let missing = missing.into_iter().map(str::to_owned).collect();
+            return Err(error.because(Reason::MissingInputs { expected: self.inputs.len(), got, missing }));
         }
         Ok(slots.into_iter().flatten().collect())
     }
@@ -216,9 +247,11 @@ impl Signature {
             let index = find(&self.outputs, name).ok_or_else(|| {
                 let expected = echo_names(self.outputs.iter().map(|spec| spec.name.as_str()));
                 Error::invalid(field(), format_args!("expected one of {expected}, got {}", Echo(name)))
+                    .because(Reason::UnknownOutput(name.clone()))
             })?;
             if indices.contains(&index) {
-                return Err(Error::invalid(field(), format_args!("duplicate output {}", Echo(name))));
+                return Err(Error::invalid(field(), format_args!("duplicate output {}", Echo(name)))
+                    .because(Reason::DuplicateOutput(name.clone())));
             }
             indices.push(index);
         }
@@ -241,7 +274,12 @@ fn check_tensor(spec: &TensorSpec, position: usize, tensor: &Tensor) -> Result<(
                 Echo(&spec.name),
                 tensor.datatype()
             ),
-        ));
+        )
+        .because(Reason::WrongDatatype {
+            input: spec.name.clone(),
+            got: tensor.datatype().name(),
+            expected: spec.datatype.name(),
+        }));
     }
     let Some(dimensions) = &spec.shape else { return Ok(()) };
     if dimensions.len() != tensor.shape().len() {
@@ -255,7 +293,8 @@ fn check_tensor(spec: &TensorSpec, position: usize, tensor: &Tensor) -> Result<(
                 tensor.shape().len(),
                 tensor.shape()
             ),
-        ));
+        )
+        .because(wrong_shape(spec, tensor)));
     }
     for (axis, (dimension, &size)) in dimensions.iter().zip(tensor.shape().iter()).enumerate() {
         if let Dimension::Fixed(expected) = dimension
@@ -268,10 +307,20 @@ fn check_tensor(spec: &TensorSpec, position: usize, tensor: &Tensor) -> Result<(
                     Echo(&spec.name),
                     spec.display_shape()
                 ),
-            ));
+            )
+            .because(wrong_shape(spec, tensor)));
         }
     }
     Ok(())
+}
+
+fn wrong_shape(spec: &TensorSpec, tensor: &Tensor) -> Reason {
+    let text = |sizes: Vec<String>| format!("[{}]", sizes.join(","));
+    Reason::WrongShape {
+        input: spec.name.clone(),
+        expected: text(spec.wire_shape().iter().map(i64::to_string).collect()),
+        got: text(tensor.shape().iter().map(usize::to_string).collect()),
+    }
 }
 
 /// The most that the dimensions of a tensor without elements may multiply to, zeros left out: nothing was sent, and a
@@ -306,30 +355,8 @@ fn check_first_dimension(
     Err(Error::invalid(
         format!("inputs[{position}].shape[0]"),
         format_args!("{rows} > {limit}: expected at most max_batch_size rows, got {rows}"),
-    ))
-}
-
-/// The rows that all inputs have.
-fn common_rows(inputs: &[(usize, Tensor)]) -> Result<usize> {
-    let mut common = None;
-    for (position, tensor) in inputs {
-        let field = || format!("inputs[{position}].shape[0]");
-        let rows = tensor.shape().rows().unwrap_or(1);
-        if rows == 0 {
-            return Err(Error::invalid(field(), "batch must be at least 1, got 0"));
-        }
-        match common {
-            Some((first, expected)) if expected != rows => {
-                return Err(Error::invalid(
-                    field(),
-                    format_args!("expected {expected} rows as in inputs[{first}], got {rows}"),
-                ));
-            }
-            Some(_) => {}
-            None => common = Some((*position, rows)),
-        }
-    }
-    Ok(common.map_or(1, |(_, rows)| rows))
+    )
+    .because(Reason::TooManyRows(limit.get())))
 }
 
 #[cfg(test)]

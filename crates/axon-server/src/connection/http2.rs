@@ -5,7 +5,8 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::MAX_HEADER_BYTES;
+/// The most bytes of a request's headers, as HTTP/2 counts them.
+const MAX_HEADER_LIST: u32 = 16 << 10;
 
 /// What a peer may send of one request before it is read: a large tensor in a few round trips.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -42,7 +43,7 @@ pub(super) fn builder() -> http2::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         .max_send_buf_size(MAX_SEND)
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .max_header_list_size(MAX_HEADER_LIST)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder

@@ -11,9 +11,10 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use synapse::Memory;
 
 use super::body::{self, GrpcBody};
-use super::{COPY_LIMIT, Call, calls, decode, respond};
+use super::{COPY_LIMIT, Call, calls, decode, refusal, respond};
 use crate::app::{App, log_failure, off_the_wire};
 use crate::codec::{self, Decoded, OutputFormat};
+use crate::compat::Context;
 use crate::proto::inference::{ModelInferRequest, ModelInferResponse};
 
 /// Messages of more bytes than this are read on another thread: they take a millisecond or more.
@@ -83,7 +84,15 @@ pub(super) fn encode(message: &ModelInferResponse, raw: Vec<Memory>) -> Result<(
 pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Result<Response<GrpcBody>> {
     let length = message.len();
     let question = read(decode(message)?, length, call.timeout).await?;
-    let (message, raw) = ask(app, question).await?;
-    let (message, tail) = encode(&message, raw)?;
-    respond(call, message, tail)
+    let (model, id) = (question.request.model.clone(), question.id.clone());
+    match ask(app, question).await {
+        Ok((message, raw)) => {
+            let (message, tail) = encode(&message, raw)?;
+            respond(call, message, tail)
+        }
+        Err(error) => {
+            let context = Context { model: &model, id: id.as_deref() };
+            Ok(refusal(app.compat, &error, context))
+        }
+    }
 }

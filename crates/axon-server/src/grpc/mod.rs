@@ -23,6 +23,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
 use crate::app::App;
+use crate::compat::{Compat, Context};
 use crate::connection::Answer;
 use body::GrpcBody;
 use calls::Verb;
@@ -68,7 +69,7 @@ impl Answer for Grpc {
         }
         match call(&self.app, request).await {
             Ok(response) => response,
-            Err(error) => refusal(&error),
+            Err(error) => refusal(self.app.compat, &error, Context::default()),
         }
     }
 }
@@ -190,9 +191,9 @@ fn compressed(encoding: Encoding, message: &[u8], tail: &[Bytes]) -> Result<Byte
 }
 
 /// The answer of a call that fails before it has answered anything.
-fn refusal(error: &Error) -> Response<GrpcBody> {
+fn refusal(compat: Compat, error: &Error, context: Context<'_>) -> Response<GrpcBody> {
     let mut response = Response::new(GrpcBody::Ready([].into(), None));
-    *response.headers_mut() = status::failed(error);
+    *response.headers_mut() = status::failed(compat, error, context);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
     response

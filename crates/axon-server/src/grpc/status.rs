@@ -3,6 +3,7 @@
 use axon::{Error, ErrorKind};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::compat::{self, Compat, Context};
 use crate::status::{grpc_code, retry_after_seconds, status_of};
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -19,16 +20,23 @@ pub(super) fn ok() -> HeaderMap {
     HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))])
 }
 
-/// How a call that failed ends.
-pub(super) fn failed(error: &Error) -> HeaderMap {
+/// How a call that failed ends, in whoever's words `compat` says.
+pub(super) fn failed(compat: Compat, error: &Error, context: Context<'_>) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(6);
-    trailers.insert(STATUS, HeaderValue::from(grpc_code(error.kind())));
+    let (code, text) = match compat {
+        Compat::Native => (grpc_code(error.kind()), error.message().to_owned()),
+        Compat::Triton => {
+            let told = compat::triton(error, context);
+            (told.grpc, told.text)
+        }
+    };
+    trailers.insert(STATUS, HeaderValue::from(code));
     let mut insert = |name, text: &str| {
         if let Ok(value) = HeaderValue::from_str(text) {
             trailers.insert(name, value);
         }
     };
-    insert(MESSAGE, &percent_encode(error.message()));
+    insert(MESSAGE, &percent_encode(&text));
     insert(CODE, status_of(error.kind()).1);
     if let Some(field) = error.field() {
         insert(FIELD, field);
@@ -68,12 +76,12 @@ mod tests {
 
     #[test]
     fn an_error_says_what_where_and_when_to_come_again() {
-        let trailers = failed(&Error::shutting_down());
+        let trailers = failed(Compat::Native, &Error::shutting_down(), Context::default());
         let get = |name: &str| trailers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("grpc-status"), Some("14"));
         assert_eq!(get("retry-after"), Some("1"));
         assert_eq!(get("grpc-retry-pushback-ms"), Some("1000"));
-        let trailers = failed(&Error::invalid("inputs[0].shape", "x"));
+        let trailers = failed(Compat::Native, &Error::invalid("inputs[0].shape", "x"), Context::default());
         let get = |name: &str| trailers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!((get("grpc-status"), get("axon-field")), (Some("3"), Some("inputs[0].shape")));
         assert_eq!(get("axon-code"), Some("INVALID_ARGUMENT"));

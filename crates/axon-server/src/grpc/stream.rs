@@ -17,6 +17,7 @@ use super::body::{self, GrpcBody, Stream};
 use super::wire::Messages;
 use super::{Call, headers, infer, status};
 use crate::app::App;
+use crate::compat::{self, Compat, Context};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
@@ -30,6 +31,7 @@ const FINAL: &str = "triton_final_response";
 
 /// A question that is being answered; it is taken back when this is dropped.
 struct Asked {
+    model: String,
     id: String,
     answer: JoinHandle<Result<ModelInferResponse>>,
 }
@@ -53,13 +55,13 @@ pub(super) fn answer(app: &Arc<App>, messages: Messages, call: Call) -> Result<R
 }
 
 async fn run(app: Arc<App>, messages: Messages, call: Call, frames: mpsc::Sender<Frame<Bytes>>) {
-    let call = Arc::new(call);
+    let (call, compat) = (Arc::new(call), app.compat);
     let (asked, mut answers) = mpsc::channel(MAX_OPEN);
     let reading = AbortOnDrop(tokio::spawn(read(app, messages, Arc::clone(&call), asked)).abort_handle());
     let mut end = Ok(());
     while let Some(next) = answers.recv().await {
         let written = match next {
-            Ok(asked) => write(&call, asked, &frames).await,
+            Ok(asked) => write(compat, &call, asked, &frames).await,
             Err(error) => Err(Some(error)),
         };
         match written {
@@ -73,7 +75,8 @@ async fn run(app: Arc<App>, messages: Messages, call: Call, frames: mpsc::Sender
         }
     }
     drop(reading);
-    let trailers = end.map_or_else(|error| status::failed(&error), |()| status::ok());
+    let trailers =
+        end.map_or_else(|error| status::failed(compat, &error, Context::default()), |()| status::ok());
     // A caller that has gone does not want it any more.
     let _ = frames.send(Frame::trailers(trailers)).await;
 }
@@ -105,7 +108,8 @@ async fn read(app: Arc<App>, mut messages: Messages, call: Arc<Call>, asked: mps
 fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let (app, timeout, length) = (Arc::clone(app), call.timeout, message.len());
     let message: Result<ModelInferRequest> = super::decode(message);
-    let id = message.as_ref().map(|message| message.id.clone()).unwrap_or_default();
+    let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
+    let (model, id) = message.as_ref().map(about).unwrap_or_default();
     let answer = tokio::spawn(async move {
         let _guard = app.enter()?;
         let question = infer::read(message?, length, timeout).await?;
@@ -115,11 +119,12 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
         message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();
         Ok(message)
     });
-    Asked { id, answer }
+    Asked { model, id, answer }
 }
 
 /// Writes the answer to one question; fails with the error that ends the stream, or `None` when the caller has gone.
 async fn write(
+    compat: Compat,
     call: &Call,
     mut asked: Asked,
     frames: &mpsc::Sender<Frame<Bytes>>,
@@ -130,7 +135,10 @@ async fn write(
         Err(error) if call.error_ends_stream => return Err(Some(error)),
         Err(error) => {
             let id = std::mem::take(&mut asked.id);
-            (error.message().to_owned(), ModelInferResponse { id, ..ModelInferResponse::default() })
+            (
+                text(compat, &error, &asked.model, &id),
+                ModelInferResponse { id, ..ModelInferResponse::default() },
+            )
         }
     };
     let message = ModelStreamInferResponse { error_message, infer_response: Some(response) };
@@ -139,4 +147,12 @@ async fn write(
         frames.send(Frame::data(frame)).await.map_err(|_| None)?;
     }
     Ok(())
+}
+
+fn text(compat: Compat, error: &Error, model: &str, id: &str) -> String {
+    let id = (!id.is_empty()).then_some(id);
+    match compat {
+        Compat::Native => error.message().to_owned(),
+        Compat::Triton => compat::triton(error, Context { model, id }).text,
+    }
 }

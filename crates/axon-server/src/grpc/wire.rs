@@ -12,7 +12,7 @@ use axon::error::Echo;
 use axon::{Error, ErrorKind, Result};
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, TE};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::{GRACE, SLOWEST, too_slow};
@@ -44,7 +44,7 @@ impl Encoding {
 
 /// Reads `grpc-encoding`; `None` for none and for `identity`.
 pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
-    match headers.get(ENCODING).map(|value| value.as_bytes()) {
+    match headers.get(ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(None),
         Some(b"gzip") => Ok(Some(Encoding::Gzip)),
         Some(b"deflate") => Ok(Some(Encoding::Deflate)),
