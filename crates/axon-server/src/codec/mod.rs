@@ -10,6 +10,7 @@
 //! **Source:** Open Inference Protocol, "Inference"; Triton's extensions "binary tensor data", "classification",
 //! "parameters".
 
+mod accept;
 mod binary;
 mod check;
 mod classify;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use axon::request::{InferenceResponse, Inputs, Parameter, Sequence};
 
+pub use accept::{Encoding, compress, negotiate};
 pub use binary::{decode_raw, parse_header_length};
 pub use content::decode_content;
 pub use decode::decode;
