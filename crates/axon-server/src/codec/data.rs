@@ -3,7 +3,7 @@
 //! Any nesting will do that is uniform and whose elements are as many as the shape's. Elements are written once,
 //! into memory that is sized by the text that is left at most.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use axon::error::{Echo, Error, Result};
 use half::{bf16, f16};
@@ -69,7 +69,7 @@ fn check_count(input: usize, wanted: usize, got: usize) -> Result<()> {
 
 /// Why an element cannot be read.
 #[derive(Clone, Copy)]
-enum Trouble {
+pub(super) enum Trouble {
     /// It is not JSON.
     Syntax(Fault),
     /// It is another kind of value.
@@ -79,7 +79,7 @@ enum Trouble {
 }
 
 /// Where elements go.
-trait Sink {
+pub(super) trait Sink {
     /// The kind of value that an element is.
     const KIND: Kind;
 
@@ -91,14 +91,21 @@ trait Sink {
 }
 
 /// Elements of one size, counted past `wanted` but not kept.
-struct Values<T> {
-    elements: Vec<T>,
+pub(super) struct Values<T> {
+    pub elements: Vec<T>,
     wanted: usize,
     excess: usize,
 }
 
+impl<T> Values<T> {
+    /// As many as come.
+    pub fn of_any_count() -> Self {
+        Self { elements: Vec::new(), wanted: usize::MAX, excess: 0 }
+    }
+}
+
 /// An element of a fixed size.
-trait Value: Element {
+pub(super) trait Value: Element {
     const KIND: Kind;
 
     fn read(scanner: &mut Scanner<'_>) -> Result<Self, Trouble>;
@@ -162,10 +169,17 @@ impl<T: Value> Sink for Values<T> {
 }
 
 /// Elements of a BYTES tensor in its encoding; counted past `wanted` but not kept.
-struct Strings {
-    encoded: Vec<u8>,
-    count: usize,
+pub(super) struct Strings {
+    pub encoded: Vec<u8>,
+    pub count: usize,
     wanted: usize,
+}
+
+impl Strings {
+    /// As many as come.
+    pub fn of_any_count() -> Self {
+        Self { encoded: Vec::new(), count: 0, wanted: usize::MAX }
+    }
 }
 
 impl Sink for Strings {
@@ -262,7 +276,7 @@ fn take_run<S: Sink>(scanner: &mut Scanner<'_>, nesting: &mut Nesting, sink: &mu
         if let Err(trouble) = sink.take(scanner) {
             nesting.set_count(count);
             scanner.go_back(start);
-            return Err(explain(scanner, nesting, sink, trouble));
+            return Err(explain(scanner, sink, trouble, |problem| nesting.invalid(problem)));
         }
         count += 1;
         if scanner.peek() != Some(b',') {
@@ -275,22 +289,27 @@ fn take_run<S: Sink>(scanner: &mut Scanner<'_>, nesting: &mut Nesting, sink: &mu
     if scanner.peek() == Some(b']') { Ok(()) } else { Err(scanner.unexpected("`,` or `]`")) }
 }
 
-/// The error for an element that cannot be read; the scanner is where it begins.
+/// The error for an element that cannot be read; the scanner is where it begins, and `invalid` names that place.
 #[cold]
-fn explain<S: Sink>(scanner: &mut Scanner<'_>, nesting: &Nesting, sink: &S, trouble: Trouble) -> Error {
+pub(super) fn explain<S: Sink>(
+    scanner: &mut Scanner<'_>,
+    sink: &S,
+    trouble: Trouble,
+    invalid: impl Fn(fmt::Arguments<'_>) -> Error,
+) -> Error {
     let kind = match scanner.loose_kind() {
         Ok(kind) => kind,
         Err(error) => return error,
     };
     if kind != S::KIND {
-        return nesting.invalid(format_args!("expected {}, got {kind}", S::KIND));
+        return invalid(format_args!("expected {}, got {kind}", S::KIND));
     }
     match trouble {
-        Trouble::Kind => nesting.invalid(format_args!("expected {}, got {kind}", S::KIND)),
+        Trouble::Kind => invalid(format_args!("expected {}, got {kind}", S::KIND)),
         Trouble::Misfit { start, end } => {
-            nesting.invalid(format_args!("{}, got {}", sink.expected(), Echo(scanner.span(start, end))))
+            invalid(format_args!("{}, got {}", sink.expected(), Echo(scanner.span(start, end))))
         }
-        Trouble::Syntax(Fault { at, expected: SURROGATE_PAIR }) => nesting.invalid(format_args!(
+        Trouble::Syntax(Fault { at, expected: SURROGATE_PAIR }) => invalid(format_args!(
             "not UTF-8: expected {SURROGATE_PAIR}, got half of one at byte {at} of the body"
         )),
         Trouble::Syntax(fault) => scanner.error(fault),
@@ -334,7 +353,7 @@ impl Nesting {
     }
 
     /// The request is wrong at the value that is being read.
-    fn invalid(&self, problem: impl std::fmt::Display) -> Error {
+    fn invalid(&self, problem: impl fmt::Display) -> Error {
         let mut path = Field::input(self.input, "data").to_string();
         for level in self.levels.iter().take(self.depth.min(MAX_SHOWN)) {
             let _ = write!(path, "[{}]", level.count);

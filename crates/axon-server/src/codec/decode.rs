@@ -123,7 +123,7 @@ fn read_document(scanner: &mut Scanner<'_>) -> Result<Document> {
     Ok(document)
 }
 
-fn read_id(scanner: &mut Scanner<'_>) -> Result<String> {
+pub(super) fn read_id(scanner: &mut Scanner<'_>) -> Result<String> {
     let field = Field::top("id");
     let id = scanner.string(field)?;
     if id.len() > MAX_ID {

@@ -96,7 +96,7 @@ fn write_head(json: &mut Vec<u8>, name: &str, tensor: &Tensor) {
 }
 
 /// Writes the elements of output number `index`, with commas between them.
-fn write_data(json: &mut Vec<u8>, index: usize, tensor: &Tensor) -> Result<()> {
+pub(super) fn write_data(json: &mut Vec<u8>, index: usize, tensor: &Tensor) -> Result<()> {
     // `write!` is several times slower than the two formatters.
     macro_rules! integers {
         ($type:ty) => {

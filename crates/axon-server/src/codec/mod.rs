@@ -19,6 +19,7 @@ mod data;
 mod decode;
 mod encode;
 mod field;
+mod generate;
 mod message;
 mod number;
 mod parameters;
@@ -37,6 +38,7 @@ pub use content::decode_content;
 pub use decode::decode;
 pub use encode::{Encoded, encode};
 pub use message::{decode_message, encode_message};
+pub use generate::{Generated, decode_generate, encode_generate, event};
 
 /// A request body, read.
 #[derive(Debug)]

@@ -19,7 +19,9 @@ use bytes::Bytes;
 
 use super::{Decoded, decode};
 
-fn spec(name: &str, datatype: DataType, dimensions: &[i64]) -> TensorSpec {
+pub(super) use mutation::Random;
+
+pub(super) fn spec(name: &str, datatype: DataType, dimensions: &[i64]) -> TensorSpec {
     let dimension = |&size: &i64| usize::try_from(size).map_or(Dimension::Dynamic(None), Dimension::Fixed);
     TensorSpec { name: name.to_owned(), datatype, shape: Some(dimensions.iter().map(dimension).collect()) }
 }
@@ -54,7 +56,7 @@ fn request(members: &str) -> String {
 }
 
 /// What rules R1 to R4 ask of every error: the kind, the field, a text with both sides, a bounded length.
-fn assert_error(error: &Error, kind: ErrorKind, field: &str, text: &str, input: &str) {
+pub(super) fn assert_error(error: &Error, kind: ErrorKind, field: &str, text: &str, input: &str) {
     let input: String = input.chars().take(200).collect();
     let message = error.message();
     assert_eq!(error.kind(), kind, "{message} for {input}");
