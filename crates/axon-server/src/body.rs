@@ -111,6 +111,15 @@ impl Frames {
     }
 }
 
+impl IntoIterator for Frames {
+    type Item = Bytes;
+    type IntoIter = std::collections::vec_deque::IntoIter<Bytes>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.frames.into_iter()
+    }
+}
+
 impl<T: Into<Bytes>> From<T> for Frames {
     fn from(bytes: T) -> Self {
         Self::new([bytes.into()])

@@ -7,8 +7,8 @@ use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    TRANSFER_ENCODING,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::admin;
 use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
-use crate::codec::{self, Decoded};
+use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
 use crate::connection::Answer;
 use crate::route::{MAX_URI, ModelVerb, Route, route};
@@ -29,6 +29,7 @@ use crate::verbs;
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// Text of more bytes than this is read and written on another thread: it takes a millisecond or more.
@@ -68,6 +69,9 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
     let (head, incoming) = request.into_parts();
     if let Err(error) = check_head(&head) {
         return Ok(closing(refusal(app, &error, Context::default())));
+    }
+    if head.method == Method::OPTIONS {
+        return options(head.uri.path());
     }
     let route = match route(&head.method, head.uri.path()) {
         Ok(route) => route,
@@ -111,9 +115,9 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
         }
-        ModelVerb::Config | ModelVerb::Generate | ModelVerb::GenerateStream => {
-            Err(Error::new(ErrorKind::Unimplemented, "not yet"))
-        }
+        ModelVerb::Generate => generate(app, asked, incoming, false).await,
+        ModelVerb::GenerateStream => generate(app, asked, incoming, true).await,
+        ModelVerb::Config => Err(Error::new(ErrorKind::Unimplemented, "not yet")),
     }
 }
 
@@ -183,14 +187,77 @@ async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Respon
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
-    let is_long = format.text_bytes(&response) > INLINE_TEXT;
+    let accepted = accepted_encoding(headers);
+    let is_long = accepted.is_some() || format.text_bytes(&response) > INLINE_TEXT;
     let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
-    let Some(header_length) = encoded.header_length else {
-        return Ok(respond(StatusCode::OK, JSON, encoded.json.into()));
+    let (content_type, frames) = match encoded.header_length {
+        Some(_) => (BINARY, binary_frames(encoded.json, encoded.tensors)),
+        None => (JSON, encoded.json.into()),
     };
-    let mut response = respond(StatusCode::OK, BINARY, binary_frames(encoded.json, encoded.tensors));
-    response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(header_length));
+    let mut response = match accepted {
+        Some(encoding) => compressed(content_type, frames, encoding).await?,
+        None => respond(StatusCode::OK, content_type, frames),
+    };
+    // The length before compression.
+    if let Some(length) = encoded.header_length {
+        response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));
+    }
     Ok(response)
+}
+
+/// The encoding that the caller likes best; `None` to send the answer as it is.
+fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    codec::negotiate(headers.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes))
+}
+
+async fn compressed(
+    content_type: HeaderValue,
+    frames: Frames,
+    encoding: Encoding,
+) -> Result<Response<Frames>> {
+    let body = off_the_wire(true, move || codec::compress(frames, encoding)).await?;
+    let mut response = respond(StatusCode::OK, content_type, body.into());
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+    Ok(response)
+}
+
+/// Answers a flat JSON object with one, or with a stream of one event.
+async fn generate(
+    app: &App,
+    asked: Asked<'_>,
+    incoming: Incoming,
+    is_stream: bool,
+) -> Result<Response<Frames>> {
+    let Asked { head, name, version } = asked;
+    let _guard = app.enter()?;
+    let body = plain_body(app, head, incoming).await?;
+    let model = app.server.model(name, version)?;
+    let is_long = body.len() > INLINE_TEXT;
+    let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
+    let Generated { inputs, id, timeout, priority, sequence, parameters } =
+        off_the_wire(is_long, decode).await?;
+    let request = InferenceRequest {
+        model: name.to_owned(),
+        version,
+        inputs: inputs.into(),
+        outputs: Vec::new(),
+        timeout,
+        priority,
+        sequence,
+        parameters,
+    };
+    let response = match app.ask(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            log_failure(&error, name, id.as_deref());
+            return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
+        }
+    };
+    let length: usize = response.outputs.iter().map(|output| output.tensor.memory().len()).sum();
+    let encode = move || codec::encode_generate(&response, id.as_deref());
+    let json = off_the_wire(length > INLINE_TEXT, encode).await?;
+    let (content_type, body) = if is_stream { (EVENTS, codec::event(&json)) } else { (JSON, json) };
+    Ok(respond(StatusCode::OK, content_type, body.into()))
 }
 
 /// The JSON part and the tensors; small ones as one copy, large ones as they lie in memory.
@@ -310,6 +377,15 @@ fn refusal(app: &App, error: &Error, context: Context<'_>) -> Response<Frames> {
 fn closing(mut response: Response<Frames>) -> Response<Frames> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// What may be asked at a path.
+fn options(path: &str) -> Result<Response<Frames>> {
+    let allow = crate::route::parse(path)?.allow();
+    let mut response = Response::new(Frames::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    Ok(response)
 }
 
 fn refusal_with_allow(app: &App, error: &Error, path: &str) -> Response<Frames> {

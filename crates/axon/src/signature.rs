@@ -220,8 +220,8 @@ impl Signature {
         let missing = self.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_none());
         let missing: Vec<_> = missing.map(|(spec, _)| spec.name.as_str()).collect();
         if !missing.is_empty() {
-            let names = self.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_some());
-            let got: Vec<String> = names.map(|(spec, _)| spec.name.clone()).collect();
+            let present = self.inputs.iter().zip(&slots).filter(|(_, slot)| slot.is_some());
+            let got: Vec<String> = present.map(|(spec, _)| spec.name.clone()).collect();
             let error = Error::invalid(
                 "inputs",
                 format_args!(

@@ -37,8 +37,8 @@ pub use binary::{decode_raw, parse_header_length};
 pub use content::decode_content;
 pub use decode::decode;
 pub use encode::{Encoded, encode};
-pub use message::{decode_message, encode_message};
 pub use generate::{Generated, decode_generate, encode_generate, event};
+pub use message::{decode_message, encode_message};
 
 /// A request body, read.
 #[derive(Debug)]

@@ -23,11 +23,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
 use crate::app::App;
+use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
 use crate::connection::Answer;
 use body::GrpcBody;
 use calls::Verb;
-use wire::{Encoding, Messages};
+use wire::Messages;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -147,7 +148,7 @@ fn respond(call: &Call, message: BytesMut, tail: Vec<Bytes>) -> Result<Response<
 
 fn frames(call: &Call, message: BytesMut, tail: Vec<Bytes>) -> Result<VecDeque<Bytes>> {
     match call.encoding {
-        Some(encoding) => Ok([compressed(encoding, &message, &tail)?].into()),
+        Some(encoding) => compressed(encoding, &message, &tail),
         None => Ok(body::frames(message, tail, COPY_LIMIT)),
     }
 }
@@ -163,31 +164,15 @@ fn headers(call: &Call) -> HeaderMap {
 }
 
 /// A message as the wire has it, compressed as the caller's own are.
-fn compressed(encoding: Encoding, message: &[u8], tail: &[Bytes]) -> Result<Bytes> {
-    use std::io::Write as _;
-
-    use flate2::Compression;
-    use flate2::write::{GzEncoder, ZlibEncoder};
+fn compressed(encoding: Encoding, message: &[u8], tail: &[Bytes]) -> Result<VecDeque<Bytes>> {
     let message = message.get(wire::PREFIX..).unwrap_or_default();
-    let pieces = || std::iter::once(message).chain(tail.iter().map(|piece| &piece[..]));
-    let prefix = vec![1, 0, 0, 0, 0];
-    let mut written = match encoding {
-        Encoding::Gzip => {
-            let mut encoder = GzEncoder::new(prefix, Compression::fast());
-            pieces().try_for_each(|piece| encoder.write_all(piece)).map_err(Error::internal)?;
-            encoder.finish().map_err(Error::internal)?
-        }
-        Encoding::Deflate => {
-            let mut encoder = ZlibEncoder::new(prefix, Compression::fast());
-            pieces().try_for_each(|piece| encoder.write_all(piece)).map_err(Error::internal)?;
-            encoder.finish().map_err(Error::internal)?
-        }
-    };
-    let length = u32::try_from(written.len() - wire::PREFIX).map_err(Error::internal)?;
-    if let Some(place) = written.get_mut(1..wire::PREFIX) {
-        place.copy_from_slice(&length.to_be_bytes());
-    }
-    Ok(written.into())
+    let pieces = std::iter::once(message).chain(tail.iter().map(|piece| &piece[..]));
+    let message = codec::compress(pieces, encoding)?;
+    let length = u32::try_from(message.len()).map_err(Error::internal)?;
+    let mut prefix = BytesMut::with_capacity(wire::PREFIX);
+    prefix.extend_from_slice(&[1]);
+    prefix.extend_from_slice(&length.to_be_bytes());
+    Ok(VecDeque::from([prefix.freeze(), message.into()]))
 }
 
 /// The answer of a call that fails before it has answered anything.

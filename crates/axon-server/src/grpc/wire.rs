@@ -16,31 +16,13 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::{GRACE, SLOWEST, too_slow};
-use crate::codec;
+use crate::codec::{self, Encoding};
 
 /// The bytes before each message.
 pub(super) const PREFIX: usize = 5;
 
 pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// How messages of a call are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// As in HTTP.
-    Gzip,
-    /// The zlib format, as in HTTP.
-    Deflate,
-}
-
-impl Encoding {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Deflate => "deflate",
-        }
-    }
-}
 
 /// Reads `grpc-encoding`; `None` for none and for `identity`.
 pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
