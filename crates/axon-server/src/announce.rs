@@ -44,7 +44,7 @@ fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration)
             State::Failed(error) => {
                 let _ = writeln!(text, "{} version {}: not served: {error}", entry.name, entry.version);
             }
-            State::Loading => {}
+            State::Loading | State::Unloading | State::Unloaded => {}
         }
     }
     if entries.is_empty() {

@@ -88,6 +88,46 @@ impl Default for ModelConfig {
     }
 }
 
+/// Who decides which models are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ControlMode {
+    /// All models are loaded at start and stay.
+    #[default]
+    None,
+    /// What [`ServerConfig::load_models`] names is loaded at start; from then on models are loaded and unloaded on
+    /// request.
+    Explicit,
+}
+
+impl ControlMode {
+    /// The name on the command line. **Source:** Triton's `--model-control-mode`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Explicit => "explicit",
+        }
+    }
+}
+
+impl fmt::Display for ControlMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ControlMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "none" => Ok(Self::None),
+            "explicit" => Ok(Self::Explicit),
+            _ => Err(format!("expected `none` or `explicit`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
 /// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -98,6 +138,10 @@ pub struct ServerConfig {
     pub model: ModelConfig,
     /// The name of a lone model file's model; `None` takes the file's.
     pub name: Option<String>,
+    /// Who decides which models are loaded.
+    pub control: ControlMode,
+    /// The models that are loaded at start in [`ControlMode::Explicit`]; `*` is all. Empty otherwise.
+    pub load_models: Vec<String>,
     /// The ONNX Runtime library; `None` looks for it.
     pub runtime_library: Option<PathBuf>,
 }

@@ -1,24 +1,40 @@
-//! The models of a server: where they are found, what state each version is in.
+//! The models of a server: where they are found, what state each version is in, how that changes.
 //!
-//! A version's states: unknown → loading → ready, or failed with its reason. A model that failed does not stop the
-//! others; the server is ready when every version is.
+//! A version's states: unknown → loading → ready → unloading → unloaded, or failed with its reason; an unloaded or
+//! failed one is loaded again. A model that failed does not stop the others.
 //!
-//! An `Arc<Model>` is the lease that a request holds on its version while it is answered.
+//! An `Arc<Model>` is the lease that a request holds on its version while it is answered. A version that is unloaded
+//! or replaced is leased no more at once, goes on answering whoever holds a lease, and is given back on a thread of its
+//! own when the last lease is gone: memory, threads, descriptors.
+//!
+//! Invariants: one change of a model at a time; a load is published at one moment, and what served before serves until
+//! then; a load that fails takes nothing away; what the index says has happened.
 
+mod control;
 mod model;
+mod overrides;
+mod reaper;
 mod scan;
+mod source;
+mod table;
+mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::ServerConfig;
-use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
-use crate::onnx::load_library;
+use crate::error::{Error, Result};
 use crate::scheduler::Timer;
+use reaper::Reaper;
+use source::Source;
+use table::Table;
+use turns::Turns;
 
 pub use model::{Model, Plan, Ticket};
+pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use scan::{Found, check_name, scan};
 
 /// What is known of a version.
@@ -28,6 +44,10 @@ pub enum State {
     Loading,
     /// The next request succeeds.
     Ready(Arc<Model>),
+    /// It takes nothing new and answers what it has taken.
+    Unloading,
+    /// It was unloaded, and what it held has been given back.
+    Unloaded,
     /// It cannot be served.
     Failed(Arc<Error>),
 }
@@ -39,7 +59,18 @@ impl State {
         match self {
             Self::Loading => "LOADING",
             Self::Ready(_) => "READY",
-            Self::Failed(_) => "UNAVAILABLE",
+            Self::Unloading => "UNLOADING",
+            Self::Unloaded | Self::Failed(_) => "UNAVAILABLE",
+        }
+    }
+
+    /// Why it is not ready, where its name does not say so.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Failed(error) => Some(error.message().to_owned()),
+            Self::Unloaded => Some("unloaded".to_owned()),
+            Self::Loading | Self::Ready(_) | Self::Unloading => None,
         }
     }
 }
@@ -55,168 +86,132 @@ pub struct Entry {
     pub state: State,
 }
 
-type Versions = BTreeMap<u64, State>;
+/// The state of a model that is in the repository and was never loaded.
+pub const UNKNOWN: &str = "UNKNOWN";
+
+/// A line of the protocol's repository index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The model.
+    pub name: String,
+    /// The version; `None` for a model that was never loaded.
+    pub version: Option<u64>,
+    /// `LOADING`, `READY`, `UNLOADING`, `UNAVAILABLE`, or [`UNKNOWN`], which the wire leaves out as Triton does.
+    pub state: &'static str,
+    /// Why it is unavailable (`unloaded`, or what failed), or why the last load of a version that is ready failed.
+    pub reason: Option<String>,
+}
 
 /// The models of one server.
 pub struct ModelRepository {
-    models: RwLock<BTreeMap<String, Versions>>,
+    table: Arc<Table>,
+    turns: Turns,
+    source: Source,
     config: ServerConfig,
     timer: Arc<Timer>,
+    /// Versions that were loaded or tried.
+    loads: AtomicU64,
+    /// Last, so that it gives back what the others drop.
+    reaper: Reaper,
 }
 
 impl ModelRepository {
-    /// An empty repository whose models will all be run as `config` says.
+    /// Opens `path` and enters what is to be loaded at start, as loading; [`ModelRepository::load_announced`] loads it.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] when its timer thread cannot be started.
-    pub fn new(config: ServerConfig) -> Result<Self> {
-        Ok(Self { models: RwLock::default(), config, timer: Timer::start()? })
-    }
-
-    /// Enters what was found, as loading.
-    pub fn announce(&self, found: &[Found]) {
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        for Found { name, version, path } in found {
-            let state = match path {
-                Ok(_) => State::Loading,
-                Err(error) => State::Failed(Arc::new(error.clone())),
-            };
-            models.entry(name.clone()).or_default().insert(*version, state);
-        }
-    }
-
-    /// Loads one version and publishes it; the error is kept as its state too.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidModel`] with the reason.
-    pub fn load(&self, name: &str, version: u64, path: &Path) -> Result<()> {
-        let started = Instant::now();
-        let loaded = load_library(self.config.runtime_library.as_deref())
-            .and_then(|()| Model::load(name, version, path, &self.config.model, &self.timer));
-        let (state, outcome) = match loaded {
-            Ok(model) => {
-                tracing::info!(
-                    model = name,
-                    version,
-                    milliseconds = started.elapsed().as_millis(),
-                    batchable = %model.findings().batchable,
-                    "loaded a model"
-                );
-                (State::Ready(Arc::new(model)), Ok(()))
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path cannot be read;
+    /// [`ErrorKind::InvalidRequest`](crate::ErrorKind) or [`ErrorKind::ModelNotFound`](crate::ErrorKind) when a
+    /// setting does not fit what is there; [`ErrorKind::Internal`](crate::ErrorKind) when a thread cannot be started.
+    pub fn open(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
+        let (source, found) = Source::open(path, &config)?;
+        let table = Arc::new(Table::default());
+        for versions in found.chunk_by(|one, next| one.name == next.name) {
+            if let Some(first) = versions.first() {
+                table.begin(&first.name, versions)?;
             }
-            Err(error) => (State::Failed(Arc::new(error.clone())), Err(error)),
+        }
+        let repository = Self {
+            table,
+            turns: Turns::default(),
+            source,
+            config,
+            timer: Timer::start()?,
+            loads: AtomicU64::new(0),
+            reaper: Reaper::start()?,
         };
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        models.entry(name.to_owned()).or_default().insert(version, state);
-        outcome
+        Ok((repository, found))
     }
 
-    /// Every version, by name and number.
+    /// Every version that was ever to be loaded, by name and number.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let entry = |name: &String, (&version, state): (&u64, &State)| Entry {
-            name: name.clone(),
-            version,
-            state: state.clone(),
-        };
-        models
-            .iter()
-            .flat_map(|(name, versions)| versions.iter().map(|version| entry(name, version)))
-            .collect()
+        self.table.entries()
+    }
+
+    /// As [`InferenceServer::index`](crate::server::InferenceServer::index).
+    #[must_use]
+    pub fn index(&self, only_ready: bool) -> Vec<IndexEntry> {
+        let mut index = self.table.index();
+        if only_ready {
+            index.retain(|entry| entry.state == "READY");
+            return index;
+        }
+        let mut names = self.source.names().unwrap_or_else(|error| {
+            tracing::warn!(cause = error.cause(), "the index lists only what was loaded: {error}");
+            BTreeSet::new()
+        });
+        for entry in &index {
+            names.remove(&entry.name);
+        }
+        index.extend(names.into_iter().map(|name| IndexEntry {
+            name,
+            version: None,
+            state: UNKNOWN,
+            reason: None,
+        }));
+        index.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
+        index
+    }
+
+    /// The versions that should be ready and are not, each with whether it is loading.
+    #[must_use]
+    pub fn unready(&self) -> Vec<(String, u64, bool)> {
+        self.table.unready()
+    }
+
+    /// The versions that were loaded or tried since the start; a reload counts again.
+    #[must_use]
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Relaxed)
     }
 
     /// A lease on a version that is ready: `version`, or the newest. An empty name is the only model.
     ///
     /// # Errors
-    /// [`ErrorKind::ModelNotFound`] for a name or version that is not here, [`ErrorKind::ModelNotReady`] for one that
-    /// is loading or failed.
+    /// [`ErrorKind::ModelNotFound`](crate::ErrorKind) for a name or version that was never loaded,
+    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) for one that is loading, unloading, unloaded or failed.
     pub fn lease(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let (name, versions) = find_model(&models, name)?;
-        let Some(version) = version else {
-            let ready = versions.values().rev().find_map(|state| match state {
-                State::Ready(model) => Some(Arc::clone(model)),
-                _ => None,
-            });
-            return match (ready, versions.last_key_value()) {
-                (Some(model), _) => Ok(model),
-                (None, Some((version, state))) => Err(not_ready(name, *version, state)),
-                (None, None) => Err(model_not_found(name, models.keys())),
-            };
-        };
-        match versions.get(&version) {
-            Some(State::Ready(model)) => Ok(Arc::clone(model)),
-            Some(state) => Err(not_ready(name, version, state)),
-            None => {
-                let known = echo_versions(versions);
-                Err(Error::new(
-                    ErrorKind::ModelNotFound,
-                    format!("version {version} of model {} is not here; expected one of {known}", Echo(name)),
-                )
-                .with_field("model_version"))
-            }
-        }
+        self.table.lease(name, version)
     }
 
     /// The versions of a model that are ready, ascending.
     #[must_use]
     pub fn ready_versions(&self, name: &str) -> Vec<u64> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(versions) = models.get(name) else { return Vec::new() };
-        let ready = versions.iter().filter(|(_, state)| matches!(state, State::Ready(_)));
-        ready.map(|(version, _)| *version).collect()
+        self.table.ready_versions(name)
     }
 
-    /// Answers what each model has accepted and stops its instances; `limit` bounds the wait for all together.
+    /// Refuses loads and unloads, answers what each model has accepted and stops its instances; `limit` bounds the
+    /// wait for all together.
     pub fn close(&self, limit: Duration) {
+        self.turns.close();
         let end = Instant::now() + limit;
-        for entry in self.entries() {
-            if let State::Ready(model) = entry.state {
-                model.close(end.saturating_duration_since(Instant::now()));
-            }
+        for model in self.table.close() {
+            model.close(end.saturating_duration_since(Instant::now()));
         }
     }
-}
 
-fn find_model<'a>(models: &'a BTreeMap<String, Versions>, name: &'a str) -> Result<(&'a str, &'a Versions)> {
-    if name.is_empty() {
-        let mut all = models.iter();
-        return match (all.next(), all.next()) {
-            (Some((name, versions)), None) => Ok((name, versions)),
-            (None, _) => Err(Error::new(ErrorKind::ModelNotFound, "the server has no models")),
-            (Some(_), Some(_)) => Err(Error::invalid(
-                "model_name",
-                format_args!("expected one of {}, got none", echo_names(models.keys().map(String::as_str))),
-            )),
-        };
+    /// Waits until nothing is loaded or unloaded, for `limit` at most; false when something still is.
+    pub fn finish_loads(&self, limit: Duration) -> bool {
+        self.turns.wait_for_none(limit)
     }
-    let versions = models.get(name).ok_or_else(|| model_not_found(name, models.keys()))?;
-    Ok((name, versions))
-}
-
-fn model_not_found<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
-    let known = echo_names(known.map(String::as_str));
-    Error::new(ErrorKind::ModelNotFound, format!("model {} is not here; expected one of {known}", Echo(name)))
-        .with_field("model_name")
-}
-
-fn not_ready(name: &str, version: u64, state: &State) -> Error {
-    let reason = match state {
-        State::Failed(error) => format!(": {}", error.message()),
-        _ => String::new(),
-    };
-    let error = Error::new(
-        ErrorKind::ModelNotReady,
-        format!("model {} version {version} is not ready: state {}{reason}", Echo(name), state.name()),
-    );
-    match state {
-        State::Failed(_) => error,
-        _ => error.with_retry_after(Duration::from_secs(1)),
-    }
-}
-
-fn echo_versions(versions: &Versions) -> String {
-    let versions: Vec<String> = versions.keys().map(u64::to_string).collect();
-    echo_names(versions.iter().map(String::as_str))
 }

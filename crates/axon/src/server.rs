@@ -10,7 +10,7 @@
 //! # }
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
 use crate::report::ModelReport;
-use crate::repository::{Entry, Found, Model, ModelRepository, State, Ticket, check_name, scan};
+use crate::repository::{Entry, Found, IndexEntry, LoadOverrides, Model, ModelRepository, Ticket};
 use crate::request::{InferenceRequest, InferenceResponse};
 use crate::signature::Signature;
 
@@ -107,8 +107,10 @@ impl InferenceServer {
     /// As for [`InferenceServer::load`].
     pub fn load_blocking(path: &Path, config: ServerConfig) -> Result<Self> {
         let (server, found) = Self::announce(path, config)?;
-        for one in &found {
-            server.load_one(one, found.len() == 1)?;
+        for model in by_model(&found) {
+            if let Some(error) = server.load_found(model, found.len() == 1).into_iter().next() {
+                return Err(error);
+            }
         }
         server.inner.loaded.store(true, Ordering::Release);
         Ok(server)
@@ -126,14 +128,13 @@ impl InferenceServer {
         Ok(server)
     }
 
-    /// Finds the models at `path` and enters them as loading; [`InferenceServer::load_all`] loads them.
+    /// Finds the models at `path` and enters those that are loaded at start as loading; [`InferenceServer::load_all`]
+    /// loads them.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path cannot be read.
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path cannot be read, and as for a wrong setting.
     pub fn announce(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
-        let found = scan_named(path, config.name.as_deref())?;
-        let repository = ModelRepository::new(config)?;
-        repository.announce(&found);
+        let (repository, found) = ModelRepository::open(path, config)?;
         let inner = Inner {
             repository,
             loaded: AtomicBool::new(false),
@@ -143,22 +144,78 @@ impl InferenceServer {
         Ok((Self { inner: Arc::new(inner) }, found))
     }
 
-    /// Loads what was found, one after the other; failures become the models' states, and are returned to be told.
+    /// Loads what was found, one model after the other; failures become the models' states, and are returned to be
+    /// told.
     #[must_use = "the server is not ready while models fail"]
     pub fn load_all(&self, found: &[Found]) -> Vec<Error> {
-        let to_load = found.iter().take_while(|_| !self.is_stopping());
-        let failed = to_load.filter_map(|one| self.load_one(one, found.len() == 1).err()).collect();
+        let to_load = by_model(found).take_while(|_| !self.is_stopping());
+        let failed = to_load.flat_map(|model| self.load_found(model, found.len() == 1)).collect();
         self.inner.loaded.store(true, Ordering::Release);
         failed
     }
 
-    /// Loads one version; the error of one of several says which it is about.
-    fn load_one(&self, found: &Found, is_lone: bool) -> Result<()> {
-        let Found { name, version, path } = found;
-        let loaded = path.clone().and_then(|path| self.inner.repository.load(name, *version, &path));
-        loaded.map_err(|error| {
+    /// Loads the versions of one model; the error of one of several says which it is about.
+    fn load_found(&self, versions: &[Found], is_lone: bool) -> Vec<Error> {
+        let Some(Found { name, .. }) = versions.first() else { return Vec::new() };
+        let failed = self.inner.repository.load_announced(name, versions).into_iter();
+        let tell = |(version, error): (u64, Error)| {
             if is_lone { error } else { error.within(format_args!("model `{name}` version {version}")) }
-        })
+        };
+        failed.map(tell).collect()
+    }
+
+    /// Loads a model from the repository as it is now, or loads it again. Only in
+    /// [`ControlMode::Explicit`](crate::config::ControlMode::Explicit). Blocks for as long as that takes: not for an
+    /// event loop.
+    ///
+    /// What serves already goes on until every version has loaded, and answers then what it has taken. A load that
+    /// comes while the same load is under way gets that one's answer. Versions that are no longer in the repository
+    /// are unloaded. When a version fails, nothing that served is taken away.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) at `model_control` in another mode;
+    /// [`ErrorKind::InvalidRequest`](crate::ErrorKind) or [`ErrorKind::RequestTooLarge`](crate::ErrorKind) for a name
+    /// or an override that is wrong; [`ErrorKind::ModelNotFound`](crate::ErrorKind) when the repository does not hold
+    /// it; [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served;
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind) when too many loads wait.
+    pub fn load_model(&self, name: &str, overrides: LoadOverrides) -> Result<()> {
+        self.inner.repository.load_model(name, overrides)
+    }
+
+    /// Unloads every version of a model. Only in [`ControlMode::Explicit`](crate::config::ControlMode::Explicit).
+    /// Returns once new requests are refused, which waits for a load of the same model; what has been taken is answered
+    /// and the model given back afterwards, which the index shows.
+    ///
+    /// No model of this server depends on another, so `unload_dependents` changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) at `model_control` in another mode;
+    /// [`ErrorKind::InvalidRequest`](crate::ErrorKind) for a name that is wrong;
+    /// [`ErrorKind::ModelNotFound`](crate::ErrorKind) for one that is neither loaded nor in the repository;
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind) when too many loads wait.
+    pub fn unload_model(&self, name: &str, unload_dependents: bool) -> Result<()> {
+        let _ = unload_dependents;
+        self.inner.repository.unload_model(name)
+    }
+
+    /// Every model: each version that was to be loaded and its state, and the names of those that are in the repository
+    /// and never were. Reads the repository's folder, except for `only_ready`.
+    #[must_use]
+    pub fn index(&self, only_ready: bool) -> Vec<IndexEntry> {
+        self.inner.repository.index(only_ready)
+    }
+
+    /// The versions that were loaded or tried since the start; a reload counts again.
+    #[must_use]
+    pub fn loads(&self) -> u64 {
+        self.inner.repository.loads()
+    }
+
+    /// Waits until no model is being loaded, for `limit` at most; false when one still is. For a shutdown, after
+    /// [`InferenceServer::close`]: a process must not end while ONNX Runtime loads.
+    #[must_use]
+    pub fn finish_loads(&self, limit: Duration) -> bool {
+        self.inner.repository.finish_loads(limit)
     }
 
     /// Asks a model. Dropping the future takes the request out of the queue.
@@ -222,7 +279,8 @@ impl InferenceServer {
         Ok(ModelReport::new(&*self.model(name, version)?))
     }
 
-    /// `Ok` when every model is ready and the server takes requests.
+    /// `Ok` when the server takes requests and every version that is meant to be loaded is ready. One that was unloaded
+    /// is not meant to be; while an earlier load of a model serves, neither is what a later one failed to load.
     ///
     /// # Errors
     /// Why not.
@@ -233,10 +291,13 @@ impl InferenceServer {
         if !self.inner.loaded.load(Ordering::Acquire) {
             return Err(NotReady::Loading);
         }
-        let failed = self.models().into_iter().filter(|entry| !matches!(entry.state, State::Ready(_)));
-        let failed: Vec<String> =
-            failed.map(|entry| format!("{} version {}", entry.name, entry.version)).collect();
-        if failed.is_empty() { Ok(()) } else { Err(NotReady::Failed(failed)) }
+        let (loading, failed): (Vec<_>, Vec<_>) =
+            self.inner.repository.unready().into_iter().partition(|(_, _, is_loading)| *is_loading);
+        if !failed.is_empty() {
+            let failed = failed.into_iter().map(|(name, version, _)| format!("{name} version {version}"));
+            return Err(NotReady::Failed(failed.collect()));
+        }
+        if loading.is_empty() { Ok(()) } else { Err(NotReady::Loading) }
     }
 
     /// True from [`InferenceServer::stop`] on.
@@ -259,16 +320,9 @@ impl InferenceServer {
     }
 }
 
-fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
-    let Some(name) = name else { return scan(path) };
-    check_name(name)?;
-    if path.is_dir() {
-        return Err(Error::invalid("name", "expected a model file to name, got a folder"));
-    }
-    if !path.exists() {
-        return scan(path);
-    }
-    Ok(vec![Found { name: name.to_owned(), version: 1, path: Ok(PathBuf::from(path)) }])
+/// What was found, model by model.
+fn by_model(found: &[Found]) -> impl Iterator<Item = &[Found]> {
+    found.chunk_by(|one, next| one.name == next.name)
 }
 
 /// Runs slow work on a thread of its own, so that no thread of the caller's runtime is blocked.

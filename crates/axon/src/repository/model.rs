@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::reaper::Departure;
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
@@ -66,7 +67,9 @@ pub struct Model {
     plan: Plan,
     config: ModelConfig,
     statistics: Arc<ModelStatistics>,
-    scheduler: Scheduler,
+    scheduler: Arc<Scheduler>,
+    /// After `scheduler`, so that it drops the last of it.
+    departure: Option<Departure>,
 }
 
 impl Model {
@@ -120,7 +123,8 @@ impl Model {
             plan,
             config: config.clone(),
             statistics,
-            scheduler,
+            scheduler: Arc::new(scheduler),
+            departure: None,
         })
     }
 
@@ -224,6 +228,11 @@ impl Model {
     #[must_use]
     pub fn counts_rows(&self) -> bool {
         matches!(self.findings.batchable, Batchable::Yes { .. })
+    }
+
+    /// Decides who joins its instances when the last lease is gone; until then, whoever drops it does.
+    pub(super) fn depart_by(&mut self, departure: impl FnOnce(&Arc<Scheduler>) -> Departure) {
+        self.departure = Some(departure(&self.scheduler));
     }
 
     pub(super) fn close(&self, limit: Duration) {

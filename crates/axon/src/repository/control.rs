@@ -1,0 +1,151 @@
+//! Loads and unloads models on request, and at start.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::overrides::{LoadOverrides, Staged};
+use super::scan::{Found, check_name};
+use super::source::scan_model;
+use super::table::{Place, Tried};
+use super::turns::Change;
+use super::{Model, ModelRepository};
+use crate::config::ControlMode;
+use crate::error::{Echo, Error, ErrorKind, Result};
+use crate::onnx::load_library;
+
+impl ModelRepository {
+    /// As [`InferenceServer::load_model`](crate::server::InferenceServer::load_model).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_model(&self, name: &str, overrides: LoadOverrides) -> Result<()> {
+        self.check_control(name)?;
+        overrides.check()?;
+        let LoadOverrides { config, files } = overrides;
+        let change = if files.is_empty() { Change::Load(config.clone()) } else { Change::LoadFiles };
+        self.turns.take(name, change, || self.load_now(name, config.as_deref(), &files))
+    }
+
+    fn load_now(&self, name: &str, config: Option<&str>, files: &[(String, Vec<u8>)]) -> Result<()> {
+        // Kept until the model is loaded: the files are removed when it is dropped.
+        let staged = if files.is_empty() { None } else { Some(Staged::write(name, files)?) };
+        let found = match &staged {
+            Some(staged) => scan_model(staged.path(), name)?,
+            None => self.source.find(name)?,
+        };
+        if found.is_empty() {
+            return Err(self.table.not_found(name));
+        }
+        if let Some(config) = config {
+            configure(name, config)?;
+        }
+        match self.load_versions(name, &found).into_iter().next() {
+            None => Ok(()),
+            Some((version, error)) => Err(error.within(format_args!("model `{name}` version {version}"))),
+        }
+    }
+
+    /// Loads what was found of one model at start, unless it has been loaded or unloaded on request since; returns
+    /// the versions that failed.
+    pub fn load_announced(&self, name: &str, found: &[Found]) -> Vec<(u64, Error)> {
+        let mut failed = Vec::new();
+        let outcome = self.turns.take(name, Change::Load(None), || {
+            if self.table.is_settled(name) {
+                return Ok(());
+            }
+            failed = self.load_versions(name, found);
+            failed.first().map_or(Ok(()), |(_, error)| Err(error.clone()))
+        });
+        match outcome {
+            // Another's load of the model, or none at all.
+            Err(error) if failed.is_empty() => {
+                found.iter().take(1).map(|one| (one.version, error.clone())).collect()
+            }
+            _ => failed,
+        }
+    }
+
+    /// Loads versions of one model one after the other and publishes them together; returns those that failed.
+    fn load_versions(&self, name: &str, found: &[Found]) -> Vec<(u64, Error)> {
+        if let Err(error) = self.table.begin(name, found) {
+            return found.iter().take(1).map(|one| (one.version, error.clone())).collect();
+        }
+        let load = |one: &Found| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.load_version(one)));
+            let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("a load panicked")));
+            Tried { version: one.version, outcome }
+        };
+        self.table.publish(name, found.iter().map(load).collect())
+    }
+
+    fn load_version(&self, found: &Found) -> Result<(Model, u64)> {
+        let Found { name, version, path } = found;
+        let path = path.clone()?;
+        let started = Instant::now();
+        let generation = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
+        load_library(self.config.runtime_library.as_deref())?;
+        let mut model = Model::load(name, *version, &path, &self.config.model, &self.timer)?;
+        let place = Place { name: name.clone(), version: *version, generation };
+        model.depart_by(|scheduler| self.reaper.departure(&self.table, place, scheduler));
+        tracing::info!(
+            model = name,
+            version,
+            milliseconds = started.elapsed().as_millis(),
+            batchable = %model.findings().batchable,
+            "loaded a model"
+        );
+        Ok((model, generation))
+    }
+
+    /// As [`InferenceServer::unload_model`](crate::server::InferenceServer::unload_model).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unload_model(&self, name: &str) -> Result<()> {
+        self.check_control(name)?;
+        self.turns.take(name, Change::Unload, || match self.table.retire(name) {
+            Some(leaving) => {
+                if !leaving.is_empty() {
+                    tracing::info!(model = name, versions = leaving.len(), "unloading a model");
+                }
+                Ok(())
+            }
+            None if self.source.find(name)?.is_empty() => Err(self.table.not_found(name)),
+            // It is in the repository and was never loaded.
+            None => Ok(()),
+        })
+    }
+
+    fn check_control(&self, name: &str) -> Result<()> {
+        if self.config.control != ControlMode::Explicit {
+            let hint = "start the server with `--model-control-mode explicit`";
+            return Err(Error::new(
+                ErrorKind::ModelNotReady,
+                format!(
+                    "model_control: models are not loaded or unloaded on request in mode `{}`\nhint: {hint}",
+                    self.config.control
+                ),
+            )
+            .with_field("model_control"));
+        }
+        check_name(name)
+    }
+}
+
+/// Checks that a configuration that came with the load is this model's.
+// TODO(#3): hand it to `ModelConfiguration::from_json` and put the result in the place of what was found.
+fn configure(name: &str, config: &str) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: Option<String>,
+    }
+    let wrong = |problem: &dyn std::fmt::Display| Error::invalid("parameters.config", problem);
+    let named: Named = serde_json::from_str(config).map_err(|error| wrong(&error))?;
+    match named.name {
+        Some(other) if other != name && !other.is_empty() => {
+            Err(wrong(&format_args!("expected name {}, got {}", Echo(name), Echo(&other))))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,113 @@
+//! Where a server's models come from: one model file, or a folder of models.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::scan::{Found, check_name, scan};
+use crate::config::{ControlMode, ServerConfig};
+use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
+
+/// The name that stands for all models.
+const ALL: &str = "*";
+
+/// The path that a server was started with.
+pub(super) struct Source {
+    /// Absolute, since it is read again long after the process may have changed its folder.
+    path: PathBuf,
+    /// The name of a lone file's model, when it is not the file's.
+    name: Option<String>,
+}
+
+impl Source {
+    /// The models at `path`, named and chosen as `config` says, and the source to find them in again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] when the path cannot be read; [`ErrorKind::InvalidRequest`] or
+    /// [`ErrorKind::ModelNotFound`] when a setting does not fit what is there.
+    pub fn open(path: &Path, config: &ServerConfig) -> Result<(Self, Vec<Found>)> {
+        let found = choose(scan_named(path, config.name.as_deref())?, config)?;
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok((Self { path: absolute, name: config.name.clone() }, found))
+    }
+
+    /// The versions of one model as they are there now; none when it is not.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn find(&self, name: &str) -> Result<Vec<Found>> {
+        if self.name.is_some() {
+            let mut found = scan_named(&self.path, self.name.as_deref()).map_err(unreadable)?;
+            found.retain(|one| one.name == name);
+            return Ok(found);
+        }
+        scan_model(&self.path, name)
+    }
+
+    /// The names of all models that are there now.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn names(&self) -> Result<BTreeSet<String>> {
+        let found = scan_named(&self.path, self.name.as_deref()).map_err(unreadable)?;
+        Ok(found.into_iter().map(|one| one.name).collect())
+    }
+}
+
+/// The versions of model `name` in `repository`; none when it is not there.
+pub(super) fn scan_model(repository: &Path, name: &str) -> Result<Vec<Found>> {
+    let mut found = scan(repository).map_err(unreadable)?;
+    found.retain(|one| one.name == name);
+    Ok(found)
+}
+
+/// Whoever asks for a model is not told where the repository is.
+#[allow(clippy::needless_pass_by_value, reason = "it maps an error")]
+fn unreadable(error: Error) -> Error {
+    Error::new(ErrorKind::Internal, "the model repository cannot be read").with_source(error)
+}
+
+fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
+    let Some(name) = name else { return scan(path) };
+    check_name(name)?;
+    if path.is_dir() {
+        return Err(Error::invalid("name", "expected a model file to name, got a folder"));
+    }
+    if !path.exists() {
+        return scan(path);
+    }
+    Ok(vec![Found { name: name.to_owned(), version: 1, path: Ok(path.to_owned()) }])
+}
+
+/// What is loaded at start.
+fn choose(mut found: Vec<Found>, config: &ServerConfig) -> Result<Vec<Found>> {
+    let wanted = &config.load_models;
+    if config.control == ControlMode::None {
+        return match wanted.first() {
+            None => Ok(found),
+            Some(name) => Err(Error::invalid(
+                "load_models",
+                format_args!(
+                    "expected no names, since all models are loaded at start, got {}\nhint: `--model-control-mode explicit` loads only these",
+                    Echo(name)
+                ),
+            )),
+        };
+    }
+    if wanted.iter().any(|name| name == ALL) {
+        return Ok(found);
+    }
+    let known: BTreeSet<&str> = found.iter().map(|one| one.name.as_str()).collect();
+    if let Some(name) = wanted.iter().find(|name| !known.contains(name.as_str())) {
+        return Err(Error::at(
+            ErrorKind::ModelNotFound,
+            "load_models",
+            format_args!(
+                "model {} is not here; expected one of {}",
+                Echo(name),
+                echo_names(known.into_iter())
+            ),
+        ));
+    }
+    found.retain(|one| wanted.contains(&one.name));
+    Ok(found)
+}
