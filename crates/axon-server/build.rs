@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 /// The protocol's JSON has the names of its messages: these are written as they are.
-const IN_JSON: [&str; 9] = [
+const IN_JSON: [&str; 10] = [
+    "RepositoryIndexResponse.ModelIndex",
     "ServerMetadataResponse",
     "ModelMetadataResponse",
     "ModelMetadataResponse.TensorMetadata",
@@ -28,6 +29,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.bytes(["."]).btree_map(["."]);
     for message in IN_JSON {
         config.type_attribute(format!("inference.{message}"), "#[derive(serde::Serialize)]");
+    }
+    // What is not known is left out, as Triton does.
+    for field in ["version", "state", "reason"] {
+        config.field_attribute(
+            format!("inference.RepositoryIndexResponse.ModelIndex.{field}"),
+            "#[serde(skip_serializing_if = \"String::is_empty\")]",
+        );
     }
     config.compile_fds(files)?;
     Ok(())

@@ -18,6 +18,8 @@ class NativeConfig(TypedDict):
     instances: int | None
     device: str
     runtime_library: str | None
+    control: str
+    load_models: list[str]
 
 class NativeServe(TypedDict):
     path: str

@@ -9,6 +9,8 @@ from axon._runtime import find_library
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from axon._axon import NativeConfig
 
 __all__ = ["ModelConfig"]
@@ -46,8 +48,16 @@ class ModelConfig:
             if count is not None and not (isinstance(count, int) and 1 <= count < 2**63):
                 raise InvalidRequest(f"{field}: expected an integer of at least 1, got {count!r}", field)
 
-    def native(self, name: str | None = None) -> NativeConfig:
-        """Return the settings as the native module takes them; `name` is a lone file's model."""
+    def native(
+        self, name: str | None = None, *, control: str = "none", load_models: Sequence[str] = ()
+    ) -> NativeConfig:
+        """Return the settings as the native module takes them.
+
+        Args:
+            name: The name of a lone file's model; the file's when None.
+            control: Who decides which models are loaded: "none" or "explicit".
+            load_models: The models to load at start when `control` is "explicit".
+        """
         return {
             "name": name,
             "max_batch_size": self.max_batch_size,
@@ -57,4 +67,6 @@ class ModelConfig:
             "instances": self.instances,
             "device": self.device,
             "runtime_library": find_library(),
+            "control": control,
+            "load_models": list(load_models),
         }

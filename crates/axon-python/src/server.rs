@@ -74,6 +74,8 @@ pub struct NativeConfig {
     instances: Option<NonZeroUsize>,
     device: String,
     runtime_library: Option<PathBuf>,
+    control: String,
+    load_models: Vec<String>,
 }
 
 impl NativeConfig {
@@ -81,6 +83,8 @@ impl NativeConfig {
         let mut config = ServerConfig {
             name: self.name,
             runtime_library: self.runtime_library,
+            control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
+            load_models: self.load_models,
             ..ServerConfig::default()
         };
         let model = &mut config.model;

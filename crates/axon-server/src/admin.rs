@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use axon::error::Echo;
+use axon::repository::LoadOverrides;
 use axon::{Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -41,6 +44,67 @@ pub(crate) const fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
+    }
+}
+
+/// Whether an index is to hold only what is ready.
+pub(crate) fn only_ready(body: &Bytes) -> Result<bool> {
+    match object(body)?.get("ready") {
+        None => Ok(false),
+        Some(Value::Bool(ready)) => Ok(*ready),
+        Some(other) => Err(Error::invalid("ready", format_args!("expected a boolean, got {}", kind(other)))),
+    }
+}
+
+/// What a load brings itself: `config`, a text, and `file:...`, base64.
+pub(crate) fn overrides(body: &Bytes) -> Result<LoadOverrides> {
+    let mut overrides = LoadOverrides::default();
+    for (key, value) in parameters(body)? {
+        let Value::String(text) = value else {
+            return Err(Error::invalid(
+                "parameters",
+                format_args!("expected a string for {}, got {}", Echo(&key), kind(&value)),
+            ));
+        };
+        if key == "config" {
+            overrides.config = Some(text);
+        } else if key.starts_with("file:") {
+            let bytes = STANDARD.decode(text).map_err(|error| {
+                let field = format!("parameters.{}", Echo(&key).to_string().trim_matches('`'));
+                Error::invalid(field, format_args!("expected base64, got an error: {error}"))
+            })?;
+            overrides.files.push((key, bytes));
+        } else {
+            return Err(unknown_load_parameter(&key));
+        }
+    }
+    Ok(overrides)
+}
+
+/// A parameter of a load that means nothing.
+pub(crate) fn unknown_load_parameter(key: &str) -> Error {
+    Error::invalid("parameters", format_args!("expected config or file:<version>/<name>, got {}", Echo(key)))
+}
+
+/// Whether what depends on a model is to be unloaded with it.
+pub(crate) fn unload_dependents(body: &Bytes) -> Result<bool> {
+    match parameters(body)?.get("unload_dependents") {
+        None => Ok(false),
+        Some(Value::Bool(unload)) => Ok(*unload),
+        Some(other) => Err(Error::invalid(
+            "parameters.unload_dependents",
+            format_args!("expected a boolean, got {}", kind(other)),
+        )),
+    }
+}
+
+fn parameters(body: &Bytes) -> Result<Map<String, Value>> {
+    match object(body)?.remove("parameters") {
+        None => Ok(Map::new()),
+        Some(Value::Object(parameters)) => Ok(parameters),
+        Some(other) => {
+            Err(Error::invalid("parameters", format_args!("expected an object, got {}", kind(&other))))
+        }
     }
 }
 

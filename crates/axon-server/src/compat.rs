@@ -50,6 +50,12 @@ impl Compat {
         }
     }
 
+    /// Whether a verb that failed so is answered as if it had gone well.
+    #[must_use]
+    pub fn forgives(self, error: &Error) -> bool {
+        self == Self::Triton && matches!(error.reason(), Some(Reason::UnloadUnknown(_)))
+    }
+
     /// The server's version in its metadata. **Source:** the release of Triton that was captured.
     #[must_use]
     pub const fn server_version(self) -> &'static str {
@@ -150,10 +156,10 @@ pub fn triton(error: &Error, context: Context<'_>) -> Told {
         Reason::LoadUnknown(name) => {
             told(INTERNAL, format!("failed to load '{}', failed to poll from model repository", Name(name)))
         }
-        Reason::LoadFailed(name) => told(
+        Reason::LoadFailed(name, version) => told(
             INVALID,
             format!(
-                "load failed for model '{}': version 1 is at UNAVAILABLE state: {};",
+                "load failed for model '{}': version {version} is at UNAVAILABLE state: {};",
                 Name(name),
                 error.message()
             ),

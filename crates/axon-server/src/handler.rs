@@ -21,7 +21,7 @@ use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
 use crate::connection::Answer;
-use crate::route::{MAX_URI, ModelVerb, Route, route};
+use crate::route::{MAX_URI, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::verbs;
 
@@ -88,10 +88,36 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
         Route::Logging => document(&admin::log(app, change(app, &head, incoming).await?)?),
-        Route::Repository { .. } | Route::SharedMemory { .. } | Route::OpenApi | Route::Page(_) => {
+        Route::Repository { repository, verb } => {
+            let body = plain_body(app, &head, incoming).await?;
+            repository_verb(app, repository, verb, body).await
+        }
+        Route::SharedMemory { .. } | Route::OpenApi | Route::Page(_) => {
             Err(Error::new(ErrorKind::Unimplemented, "not yet"))
         }
     }
+}
+
+async fn repository_verb(
+    app: &App,
+    repository: Option<&str>,
+    verb: RepositoryVerb<'_>,
+    body: Bytes,
+) -> Result<Response<Frames>> {
+    match verb {
+        RepositoryVerb::Index => {
+            return document(&verbs::index(app, repository, admin::only_ready(&body)?)?);
+        }
+        RepositoryVerb::Load(name) => {
+            let is_long = body.len() > INLINE_TEXT;
+            let overrides = off_the_wire(is_long, move || admin::overrides(&body)).await?;
+            verbs::load(app, repository, name, overrides).await?;
+        }
+        RepositoryVerb::Unload(name) => {
+            verbs::unload(app, repository, name, admin::unload_dependents(&body)?).await?;
+        }
+    }
+    Ok(respond(StatusCode::OK, JSON, Frames::default()))
 }
 
 /// A request to a model.

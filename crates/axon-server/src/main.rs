@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, Device};
+use axon::config::{Batching, ControlMode, Device};
 use axon_server::compat::Compat;
 use axon_server::{BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, logging, serve_until_signal};
 use clap::Parser;
@@ -62,6 +62,12 @@ struct Arguments {
     /// cpu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
+    /// none: all models are loaded at start and stay; explicit: models are loaded and unloaded on request
+    #[arg(long, default_value_t)]
+    model_control_mode: ControlMode,
+    /// A model to load at start in mode explicit; may come several times; `*` is all
+    #[arg(long = "load-model", value_name = "NAME")]
+    load_models: Vec<String>,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
@@ -100,6 +106,8 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.wire.allow_client_shm = arguments.allow_client_shm;
     options.wire.compat = arguments.compat;
     options.config.name = arguments.name;
+    options.config.control = arguments.model_control_mode;
+    options.config.load_models = arguments.load_models;
     let model = &mut options.config.model;
     model.request_timeout = Duration::from_secs_f64(timeout);
     model.max_batch_size = arguments.max_batch_size;

@@ -7,13 +7,17 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use axon::error::echo_names;
 use axon::metrics::DurationCounter;
-use axon::repository::{Model, State};
+use axon::reason::Reason;
+use axon::repository::{IndexEntry, LoadOverrides, Model, State};
 use axon::server::NotReady;
 use axon::signature::TensorSpec;
 use axon::{Error, ErrorKind, Result};
 
+use tokio::sync::oneshot;
+
 use crate::app::App;
 use crate::proto::inference::model_metadata_response::TensorMetadata;
+use crate::proto::inference::repository_index_response::ModelIndex;
 use crate::proto::inference::{
     InferBatchStatistics, InferResponseStatistics, InferStatistics, ModelMetadataResponse, ModelStatistics,
     ServerMetadataResponse, StatisticDuration,
@@ -145,4 +149,63 @@ impl From<(u64, u64)> for StatisticDuration {
 /// The trace settings of a model that is here, or of the server.
 pub(crate) fn check_traced(app: &App, model: Option<&str>) -> Result<()> {
     model.map_or(Ok(()), |model| app.server.model(model, None).map(drop))
+}
+
+/// What the repository holds; only what is ready if asked so.
+pub(crate) fn index(app: &App, repository: Option<&str>, only_ready: bool) -> Result<Vec<ModelIndex>> {
+    check_repository(repository)?;
+    let entry = |entry: IndexEntry| ModelIndex {
+        name: entry.name,
+        version: entry.version.map(|version| version.to_string()).unwrap_or_default(),
+        // A model that was never loaded has no state, as in Triton.
+        state: if entry.version.is_some() { entry.state.to_owned() } else { String::new() },
+        reason: entry.reason.unwrap_or_default(),
+    };
+    Ok(app.server.index(only_ready).into_iter().map(entry).collect())
+}
+
+/// Loads a model, or loads it again.
+pub(crate) async fn load(
+    app: &App,
+    repository: Option<&str>,
+    name: &str,
+    overrides: LoadOverrides,
+) -> Result<()> {
+    check_repository(repository)?;
+    let (server, name) = (app.server.clone(), name.to_owned());
+    on_a_thread(move || server.load_model(&name, overrides)).await
+}
+
+/// Unloads a model.
+pub(crate) async fn unload(
+    app: &App,
+    repository: Option<&str>,
+    name: &str,
+    unload_dependents: bool,
+) -> Result<()> {
+    check_repository(repository)?;
+    let (server, name) = (app.server.clone(), name.to_owned());
+    let outcome = on_a_thread(move || server.unload_model(&name, unload_dependents)).await;
+    outcome.or_else(|error| if app.compat.forgives(&error) { Ok(()) } else { Err(error) })
+}
+
+fn check_repository(repository: Option<&str>) -> Result<()> {
+    match repository {
+        None | Some("") => Ok(()),
+        Some(_) => Err(Error::at(
+            ErrorKind::Unimplemented,
+            "repository_name",
+            "expected none: the server has one repository, got a name",
+        )
+        .because(Reason::RepositoryName)),
+    }
+}
+
+/// Runs what takes long on a thread of its own: the pool is for short work. The repository bounds how many there are.
+async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let (sender, receiver) = oneshot::channel();
+    // A caller that has gone does not want the outcome; what was begun goes on.
+    let run = move || drop(sender.send(work()));
+    std::thread::Builder::new().name("axon-control".to_owned()).spawn(run).map_err(Error::internal)?;
+    receiver.await.map_err(Error::internal)?
 }

@@ -81,8 +81,8 @@ pub enum Reason {
     LoadUnknown(String),
     /// A model that is to be unloaded is not in the repository.
     UnloadUnknown(String),
-    /// A model cannot be loaded.
-    LoadFailed(String),
+    /// A version of a model cannot be loaded.
+    LoadFailed(String, u64),
     /// The repository was named, and there is only one.
     RepositoryName,
     /// Shared memory is switched off.

@@ -65,6 +65,19 @@ def add_to(commands: Commands) -> None:
         help="whose names, codes and texts to answer with where they differ (default: native)",
     )
     parser.add_argument(
+        "--model-control-mode",
+        choices=["none", "explicit"],
+        default="none",
+        help="none: all models are loaded at start and stay; explicit: on request (default: none)",
+    )
+    parser.add_argument(
+        "--load-model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a model to load at start in mode explicit; may come several times; * is all",
+    )
+    parser.add_argument(
         "--log-level",
         choices=["off", "error", "warn", "info", "debug", "trace"],
         default="warn",
@@ -83,7 +96,9 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     # The native server has its own handlers, which would otherwise run Python's after themselves.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    native = model_config(chosen).native(chosen.name)
+    native = model_config(chosen).native(
+        chosen.name, control=chosen.model_control_mode, load_models=chosen.load_model
+    )
     try:
         _axon.serve(
             {

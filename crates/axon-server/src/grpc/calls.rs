@@ -3,18 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axon::error::Echo;
+use axon::repository::LoadOverrides;
 use axon::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::decode;
+use crate::admin;
 use crate::app::App;
 use crate::proto::health::HealthCheckResponse;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::inference::log_settings_request::setting_value::ParameterChoice;
+use crate::proto::inference::model_repository_parameter::ParameterChoice as RepositoryChoice;
 use crate::proto::inference::{
     LogSettingsRequest, LogSettingsResponse, ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse,
-    ModelStatisticsRequest, ModelStatisticsResponse, ServerLiveResponse, ServerReadyResponse,
+    ModelRepositoryParameter, ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest,
+    RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
     TraceSettingRequest, TraceSettingResponse, log_settings_response, trace_setting_response,
 };
 use crate::route::parse_version;
@@ -101,6 +107,22 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
             let model_stats = verbs::statistics(app, &name, parse(&version)?)?;
             encode(&ModelStatisticsResponse { model_stats })
         }
+        Verb::RepositoryIndex => {
+            let RepositoryIndexRequest { repository_name, ready } = decode(message)?;
+            let models = verbs::index(app, Some(&repository_name), ready)?;
+            encode(&RepositoryIndexResponse { models })
+        }
+        Verb::RepositoryModelLoad => {
+            let RepositoryModelLoadRequest { repository_name, model_name, parameters } = decode(message)?;
+            verbs::load(app, Some(&repository_name), &model_name, overrides(parameters)?).await?;
+            encode(&RepositoryModelLoadResponse {})
+        }
+        Verb::RepositoryModelUnload => {
+            let RepositoryModelUnloadRequest { repository_name, model_name, parameters } = decode(message)?;
+            let dependents = unload_dependents(&parameters)?;
+            verbs::unload(app, Some(&repository_name), &model_name, dependents).await?;
+            encode(&RepositoryModelUnloadResponse {})
+        }
         Verb::TraceSetting => trace_setting(app, message),
         Verb::LogSettings => log_settings(app, message),
         _ => Err(Error::new(axon::ErrorKind::Unimplemented, "not yet")),
@@ -114,6 +136,39 @@ fn encode(message: &impl Message) -> Result<BytesMut> {
 /// A version as messages have it: empty for any.
 pub(super) fn parse(version: &str) -> Result<Option<u64>> {
     if version.is_empty() { Ok(None) } else { parse_version(version).map(Some) }
+}
+
+type LoadParameters = BTreeMap<String, ModelRepositoryParameter>;
+
+fn overrides(parameters: LoadParameters) -> Result<LoadOverrides> {
+    let mut overrides = LoadOverrides::default();
+    for (key, parameter) in parameters {
+        match parameter.parameter_choice {
+            Some(RepositoryChoice::StringParam(text)) if key == "config" => overrides.config = Some(text),
+            Some(RepositoryChoice::BytesParam(bytes)) if key.starts_with("file:") => {
+                overrides.files.push((key, bytes.into()));
+            }
+            _ if key == "config" => {
+                return Err(Error::invalid("parameters.config", "expected a string, got something else"));
+            }
+            _ if key.starts_with("file:") => {
+                let field = format!("parameters.{}", Echo(&key).to_string().trim_matches('`'));
+                return Err(Error::invalid(field, "expected bytes, got something else"));
+            }
+            _ => return Err(admin::unknown_load_parameter(&key)),
+        }
+    }
+    Ok(overrides)
+}
+
+fn unload_dependents(parameters: &LoadParameters) -> Result<bool> {
+    match parameters.get("unload_dependents").map(|parameter| &parameter.parameter_choice) {
+        None => Ok(false),
+        Some(Some(RepositoryChoice::BoolParam(unload))) => Ok(*unload),
+        Some(_) => {
+            Err(Error::invalid("parameters.unload_dependents", "expected a boolean, got something else"))
+        }
+    }
 }
 
 fn trace_setting(app: &App, message: Bytes) -> Result<BytesMut> {

@@ -13,6 +13,7 @@ use super::{Model, ModelRepository};
 use crate::config::ControlMode;
 use crate::error::{Echo, Error, ErrorKind, Result};
 use crate::onnx::load_library;
+use crate::reason::Reason;
 
 impl ModelRepository {
     /// As [`InferenceServer::load_model`](crate::server::InferenceServer::load_model).
@@ -35,14 +36,16 @@ impl ModelRepository {
             None => self.source.find(name)?,
         };
         if found.is_empty() {
-            return Err(self.table.not_found(name));
+            return Err(self.table.not_found(name).because(Reason::LoadUnknown(name.to_owned())));
         }
         if let Some(config) = config {
             configure(name, config)?;
         }
         match self.load_versions(name, &found).into_iter().next() {
             None => Ok(()),
-            Some((version, error)) => Err(error.within(format_args!("model `{name}` version {version}"))),
+            Some((version, error)) => Err(error
+                .within(format_args!("model `{name}` version {version}"))
+                .because(Reason::LoadFailed(name.to_owned(), version))),
         }
     }
 
@@ -111,7 +114,9 @@ impl ModelRepository {
                 }
                 Ok(())
             }
-            None if self.source.find(name)?.is_empty() => Err(self.table.not_found(name)),
+            None if self.source.find(name)?.is_empty() => {
+                Err(self.table.not_found(name).because(Reason::UnloadUnknown(name.to_owned())))
+            }
             // It is in the repository and was never loaded.
             None => Ok(()),
         })
@@ -127,7 +132,8 @@ impl ModelRepository {
                     self.config.control
                 ),
             )
-            .with_field("model_control"));
+            .with_field("model_control")
+            .because(Reason::ControlMode));
         }
         check_name(name)
     }

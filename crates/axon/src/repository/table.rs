@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::scan::Found;
 use super::{Entry, IndexEntry, Model, State};
 use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
+use crate::reason::Reason;
 
 /// The most models that a server knows of.
 const MAX_MODELS: usize = 10_000;
@@ -270,20 +271,27 @@ impl Table {
             });
             return match (ready, versions.last_key_value()) {
                 (Some(model), _) => Ok(model),
-                (None, Some((version, known))) => Err(not_ready(name, *version, &known.state)),
+                (None, Some((version, known))) => {
+                    let reason = Reason::NoReadyVersion(name.to_owned());
+                    Err(not_ready(name, *version, &known.state).because(reason))
+                }
                 (None, None) => Err(model_not_found(name, rows.models.keys())),
             };
         };
         match versions.get(&version).map(|version| &version.state) {
             Some(State::Ready(model)) => Ok(Arc::clone(model)),
-            Some(state) => Err(not_ready(name, version, state)),
+            Some(state) => {
+                let reason = Reason::VersionNotReady(name.to_owned(), version);
+                Err(not_ready(name, version, state).because(reason))
+            }
             None => {
                 let known = echo_versions(versions);
                 Err(Error::new(
                     ErrorKind::ModelNotFound,
                     format!("version {version} of model {} is not here; expected one of {known}", Echo(name)),
                 )
-                .with_field("model_version"))
+                .with_field("model_version")
+                .because(Reason::UnknownVersion(name.to_owned(), version)))
             }
         }
     }
@@ -363,6 +371,7 @@ fn model_not_found<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> E
     let known = echo_names(known.map(String::as_str));
     Error::new(ErrorKind::ModelNotFound, format!("model {} is not here; expected one of {known}", Echo(name)))
         .with_field("model_name")
+        .because(Reason::UnknownModel(name.to_owned()))
 }
 
 fn not_ready(name: &str, version: u64, state: &State) -> Error {
