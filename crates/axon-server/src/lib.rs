@@ -16,6 +16,7 @@ mod handler;
 mod loading;
 pub mod logging;
 pub mod proto;
+pub mod openapi;
 pub mod route;
 mod serve;
 mod settings;
