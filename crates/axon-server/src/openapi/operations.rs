@@ -75,7 +75,7 @@ const fn post(tag: &'static str, path: &'static str, id: &'static str, summary: 
     Operation { method: "post", ..get(tag, path, id, summary) }
 }
 
-/// Every operation, in the order of a reader's interest.
+/// Every operation, by group.
 #[rustfmt::skip]
 pub(super) const OPERATIONS: &[Operation] = &[
     post(MODELS, "/v2/models/{model}/infer", "infer", "Ask a model")
@@ -211,7 +211,9 @@ impl Body {
 
 /// The content of a body of tensors whose JSON has this schema.
 pub(super) fn tensors(schema: Value) -> Value {
-    json!({ "application/json": { "schema": schema }, "application/octet-stream": {} })
+    let mut content = json!({ "application/octet-stream": {} });
+    content["application/json"]["schema"] = schema;
+    content
 }
 
 /// The parameters in the head of a request that has tensors.

@@ -18,12 +18,16 @@ type Schemas = Vec<(&'static str, Value)>;
 
 /// An object with these members, of which `required` must be there; others may be.
 pub(super) fn object(required: &[&str], properties: Value) -> Value {
-    json!({ "type": "object", "required": required, "properties": properties })
+    let mut object = json!({ "type": "object", "required": required });
+    object["properties"] = properties;
+    object
 }
 
 /// An array of these.
 pub(super) fn array_of(items: Value) -> Value {
-    json!({ "type": "array", "items": items })
+    let mut array = json!({ "type": "array" });
+    array["items"] = items;
+    array
 }
 
 fn text() -> Value {
