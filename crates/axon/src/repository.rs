@@ -215,3 +215,6 @@ impl ModelRepository {
         self.turns.wait_for_none(limit)
     }
 }
+
+#[cfg(test)]
+mod tests;

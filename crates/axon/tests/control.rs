@@ -1,9 +1,11 @@
 //! Models are loaded and unloaded on request: what is answered meanwhile, and what the index says.
+#![allow(clippy::unwrap_used, reason = "a test fails here")]
+#![allow(clippy::float_cmp, reason = "small whole numbers add exactly")]
 
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axon::config::ServerConfig;
 use axon::repository::LoadOverrides;
@@ -349,20 +351,25 @@ fn requests_are_answered_bit_for_bit_through_twenty_reloads() {
     let request = |number| InferenceRequest::new(image(number)).with_model("digits");
     let expected: Vec<Tensor> = (0..64).map(|number| ask(&server, request(number)).unwrap()).collect();
     let (expected, reloaded) = (Arc::new(expected), Arc::new(AtomicBool::new(false)));
+    let answers = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..4)
         .map(|caller| {
-            let (server, expected, reloaded) = (server.clone(), Arc::clone(&expected), Arc::clone(&reloaded));
+            let (server, expected) = (server.clone(), Arc::clone(&expected));
+            let (reloaded, answers) = (Arc::clone(&reloaded), Arc::clone(&answers));
             std::thread::spawn(move || {
                 let mut number = caller;
                 while !reloaded.load(Ordering::Acquire) {
                     assert_eq!(ask(&server, request(number)).unwrap(), expected[number]);
+                    answers.fetch_add(1, Ordering::Relaxed);
                     number = (number + 1) % expected.len();
                 }
             })
         })
         .collect();
     for _ in 0..20 {
+        let before = answers.load(Ordering::Relaxed);
         load(&server, "digits").unwrap();
+        until("requests go on", || answers.load(Ordering::Relaxed) > before);
     }
     reloaded.store(true, Ordering::Release);
     for caller in callers {

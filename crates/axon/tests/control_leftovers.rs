@@ -1,6 +1,6 @@
 //! What is unloaded is given back. Alone in its process, so that all threads, descriptors and files in it are the test's.
+#![allow(clippy::unwrap_used, reason = "a test fails here")]
 
-#[allow(dead_code)]
 mod common;
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use axon::repository::LoadOverrides;
 use axon::request::InferenceRequest;
 
-use common::{Repository, adder, explicit, image, index, until};
+use common::{Repository, adder, image, index, until};
 
 /// The threads of this process by id, its descriptors by target, and its folders of files on their way.
 fn held() -> (BTreeSet<String>, Vec<String>, Vec<String>) {
@@ -70,5 +70,4 @@ fn twenty_loads_and_unloads_leave_no_thread_no_descriptor_and_no_file() {
     drop(server);
     let names = held().0;
     assert!(names.len() < before.0.len(), "the server's own threads end with it");
-    let _ = explicit;
 }

@@ -24,7 +24,11 @@ impl ModelRepository {
         self.check_control(name)?;
         overrides.check()?;
         let LoadOverrides { config, files } = overrides;
-        let change = if files.is_empty() { Change::Load(config.clone()) } else { Change::LoadFiles };
+        let change = if files.is_empty() {
+            Change::Load { config: config.clone(), seen: self.source.stamps(name) }
+        } else {
+            Change::LoadFiles
+        };
         self.turns.take(name, change, || self.load_now(name, config.as_deref(), &files))
     }
 
@@ -53,7 +57,8 @@ impl ModelRepository {
     /// the versions that failed.
     pub fn load_announced(&self, name: &str, found: &[Found]) -> Vec<(u64, Error)> {
         let mut failed = Vec::new();
-        let outcome = self.turns.take(name, Change::Load(None), || {
+        let change = Change::Load { config: None, seen: self.source.stamps(name) };
+        let outcome = self.turns.take(name, change, || {
             if self.table.is_settled(name) {
                 return Ok(());
             }
@@ -82,7 +87,7 @@ impl ModelRepository {
         self.table.publish(name, found.iter().map(load).collect())
     }
 
-    fn load_version(&self, found: &Found) -> Result<(Model, u64)> {
+    pub(super) fn load_version(&self, found: &Found) -> Result<(Model, u64)> {
         let Found { name, version, path } = found;
         let path = path.clone()?;
         let started = Instant::now();

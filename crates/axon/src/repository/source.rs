@@ -1,7 +1,9 @@
 //! Where a server's models come from: one model file, or a folder of models.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::scan::{Found, check_name, scan};
 use crate::config::{ControlMode, ServerConfig};
@@ -9,6 +11,12 @@ use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
 
 /// The name that stands for all models.
 const ALL: &str = "*";
+
+/// The most files of a model that are looked at to see whether one has changed.
+const MAX_STAMPS: usize = 4096;
+
+/// What changes with a model's files: time of change, size and inode, by path.
+pub(super) type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64, u64)>;
 
 /// The path that a server was started with.
 pub(super) struct Source {
@@ -41,6 +49,29 @@ impl Source {
             return Ok(found);
         }
         scan_model(&self.path, name)
+    }
+
+    /// The files of a model as they are now: its folder's, its version folders', or the lone file. `None` when they are
+    /// too many to tell.
+    pub fn stamps(&self, name: &str) -> Option<Stamps> {
+        let folder = self.path.join(name);
+        let mut paths = vec![self.path.join(format!("{name}.onnx")), self.path.clone()];
+        let inside = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).take(MAX_STAMPS + 1).collect::<Vec<_>>()
+        };
+        for entry in inside(&folder) {
+            paths.extend(inside(&entry));
+            paths.push(entry);
+            if paths.len() > MAX_STAMPS {
+                return None;
+            }
+        }
+        let stamp = |path: PathBuf| {
+            let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+            Some((path, (metadata.modified().ok(), metadata.len(), metadata.ino())))
+        };
+        Some(paths.into_iter().filter_map(stamp).collect())
     }
 
     /// The names of all models that are there now.

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::source::Stamps;
 use crate::error::{Echo, Error, ErrorKind, Result};
 
 /// The most models that are loaded at once. A load measures how fast its model runs, so more would disturb each
@@ -19,8 +20,14 @@ pub(super) const MAX_WAITING: usize = 128;
 /// What is done to a model.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It is loaded, with this configuration instead of the repository's. Two that are equal are the same load.
-    Load(Option<String>),
+    /// It is loaded from the repository. Two that are equal are the same load.
+    Load {
+        /// Used instead of the repository's configuration.
+        config: Option<String>,
+        /// The files as the caller found them: one who has changed a file does not get the answer of a load that may
+        /// have read it before. `None` when they are too many, and is then the same as nothing.
+        seen: Option<Stamps>,
+    },
     /// It is loaded from files that came with the call; never the same as another.
     LoadFiles,
     /// It is unloaded.
@@ -33,7 +40,7 @@ impl Change {
     }
 
     fn is_same_load(&self, other: &Self) -> bool {
-        matches!(self, Self::Load(_)) && self == other
+        matches!(self, Self::Load { seen: Some(_), .. }) && self == other
     }
 }
 
@@ -161,6 +168,12 @@ impl Turns {
         true
     }
 
+    /// The calls that wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -172,6 +185,10 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
+
+    fn load() -> Change {
+        Change::Load { config: None, seen: Some(Stamps::new()) }
+    }
 
     /// A change of `name` that has begun and ends with what is sent.
     fn begin(turns: &Arc<Turns>, name: &'static str, change: Change) -> Sender<Result<()>> {
@@ -197,13 +214,13 @@ mod tests {
     #[test]
     fn fifty_calls_for_one_load_are_one_load_with_one_answer() {
         let turns = Arc::new(Turns::default());
-        let end = begin(&turns, "m", Change::Load(None));
+        let end = begin(&turns, "m", load());
         let loads = Arc::new(AtomicUsize::new(0));
         let callers: Vec<_> = (0..50)
             .map(|_| {
                 let (turns, loads) = (Arc::clone(&turns), Arc::clone(&loads));
                 std::thread::spawn(move || {
-                    turns.take("m", Change::Load(None), || {
+                    turns.take("m", load(), || {
                         loads.fetch_add(1, Ordering::Relaxed);
                         Ok(())
                     })
@@ -216,19 +233,24 @@ mod tests {
             assert_eq!(caller.join().unwrap().unwrap_err().message(), "broken");
         }
         assert_eq!(loads.load(Ordering::Relaxed), 0);
-        assert!(turns.take("m", Change::Load(None), || Ok(())).is_ok(), "the next load is a load again");
+        assert!(turns.take("m", load(), || Ok(())).is_ok(), "the next load is a load again");
     }
 
     #[test]
     fn changes_of_one_model_take_turns_and_another_model_does_not_wait() {
         let turns = Arc::new(Turns::default());
-        let end = begin(&turns, "m", Change::Load(None));
-        let others = [Change::Unload, Change::LoadFiles, Change::Load(Some("{}".to_owned()))].map(|change| {
+        let end = begin(&turns, "m", load());
+        let others = [
+            Change::Unload,
+            Change::LoadFiles,
+            Change::Load { config: Some("{}".to_owned()), seen: Some(Stamps::new()) },
+        ]
+        .map(|change| {
             let turns = Arc::clone(&turns);
             std::thread::spawn(move || turns.take("m", change, || Ok(())))
         });
         wait_for(&turns, |state| state.waiting == 3);
-        assert!(turns.take("other", Change::Load(None), || Ok(())).is_ok());
+        assert!(turns.take("other", load(), || Ok(())).is_ok());
         end.send(Ok(())).unwrap();
         for other in others {
             assert!(other.join().unwrap().is_ok());
@@ -239,11 +261,11 @@ mod tests {
     #[test]
     fn no_more_models_are_loaded_at_once_than_the_bound() {
         let turns = Arc::new(Turns::default());
-        let [first, second] = ["a", "b"].map(|name| begin(&turns, name, Change::Load(None)));
+        let [first, second] = ["a", "b"].map(|name| begin(&turns, name, load()));
         assert_eq!(PARALLEL_LOADS, 2);
         let third = {
             let turns = Arc::clone(&turns);
-            std::thread::spawn(move || turns.take("c", Change::Load(None), || Ok(())))
+            std::thread::spawn(move || turns.take("c", load(), || Ok(())))
         };
         wait_for(&turns, |state| state.waiting == 1 && state.flights.contains_key("c") && state.loading == 2);
         assert!(turns.take("d", Change::Unload, || Ok(())).is_ok(), "an unload needs no slot");
@@ -255,15 +277,15 @@ mod tests {
     #[test]
     fn the_crowd_that_waits_is_bounded() {
         let turns = Arc::new(Turns::default());
-        let end = begin(&turns, "m", Change::Load(None));
+        let end = begin(&turns, "m", load());
         let waiting: Vec<_> = (0..MAX_WAITING)
             .map(|_| {
                 let turns = Arc::clone(&turns);
-                std::thread::spawn(move || turns.take("m", Change::Load(None), || Ok(())))
+                std::thread::spawn(move || turns.take("m", load(), || Ok(())))
             })
             .collect();
         wait_for(&turns, |state| state.waiting == MAX_WAITING);
-        for change in [Change::Load(None), Change::Unload] {
+        for change in [load(), Change::Unload] {
             let refused = turns.take("m", change, || Ok(())).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Overloaded);
             assert!(refused.retry_after().is_some());
@@ -280,7 +302,7 @@ mod tests {
         let panicking = {
             let turns = Arc::clone(&turns);
             std::thread::spawn(move || {
-                turns.take("m", Change::Load(None), || {
+                turns.take("m", load(), || {
                     begun.send(()).unwrap();
                     ends.recv().unwrap();
                     panic!("planted")
@@ -290,20 +312,20 @@ mod tests {
         has_begun.recv().unwrap();
         let joined = {
             let turns = Arc::clone(&turns);
-            std::thread::spawn(move || turns.take("m", Change::Load(None), || Ok(())))
+            std::thread::spawn(move || turns.take("m", load(), || Ok(())))
         };
         wait_for(&turns, |state| state.waiting == 1);
         end.send(()).unwrap();
         for caller in [panicking, joined] {
             assert_eq!(caller.join().unwrap().unwrap_err().kind(), ErrorKind::Internal);
         }
-        assert!(turns.take("m", Change::Load(None), || Ok(())).is_ok());
+        assert!(turns.take("m", load(), || Ok(())).is_ok());
     }
 
     #[test]
     fn closing_refuses_what_has_not_begun() {
         let turns = Arc::new(Turns::default());
-        let [first, second] = ["a", "b"].map(|name| begin(&turns, name, Change::Load(None)));
+        let [first, second] = ["a", "b"].map(|name| begin(&turns, name, load()));
         let waiting = ["a", "c"].map(|name| {
             let turns = Arc::clone(&turns);
             std::thread::spawn(move || turns.take(name, Change::LoadFiles, || Ok(())))

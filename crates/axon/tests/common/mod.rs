@@ -1,4 +1,6 @@
 //! What the tests of repository control share: a repository in a temporary folder, and models made on the spot.
+#![allow(clippy::unwrap_used, reason = "a test fails here")]
+#![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -120,8 +122,8 @@ fn varint(number: u8, value: u8) -> Vec<u8> {
 }
 
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(bytes.len()).unwrap();
-    let mut field = vec![(number << 3) | 2, (length & 127) as u8 | 128, (length >> 7) as u8];
+    let [low, high] = [bytes.len() % 128 + 128, bytes.len() / 128].map(|part| u8::try_from(part).unwrap());
+    let mut field = vec![(number << 3) | 2, low, high];
     field.extend(bytes);
     field
 }
