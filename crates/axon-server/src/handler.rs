@@ -21,6 +21,7 @@ use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
 use crate::connection::Answer;
+use crate::openapi;
 use crate::route::{MAX_URI, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::verbs;
@@ -92,9 +93,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
-        Route::SharedMemory { .. } | Route::OpenApi | Route::Page(_) => {
-            Err(Error::new(ErrorKind::Unimplemented, "not yet"))
-        }
+        Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
+        Route::SharedMemory { .. } | Route::Page(_) => Err(Error::new(ErrorKind::Unimplemented, "not yet")),
     }
 }
 

@@ -9,7 +9,7 @@ use axon::error::echo_names;
 use axon::metrics::DurationCounter;
 use axon::reason::Reason;
 use axon::repository::{IndexEntry, LoadOverrides, Model, State};
-use axon::server::NotReady;
+use axon::server::{ModelMetadata, NotReady};
 use axon::signature::TensorSpec;
 use axon::{Error, ErrorKind, Result};
 
@@ -208,4 +208,11 @@ async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Resu
     let run = move || drop(sender.send(work()));
     std::thread::Builder::new().name("axon-control".to_owned()).spawn(run).map_err(Error::internal)?;
     receiver.await.map_err(Error::internal)?
+}
+
+/// The models that are ready, each once, with its newest version's signature.
+pub(crate) fn ready_models(app: &App) -> Vec<ModelMetadata> {
+    let mut names: Vec<String> = app.server.models().into_iter().map(|entry| entry.name).collect();
+    names.dedup();
+    names.into_iter().filter_map(|name| app.server.metadata(&name, None).ok()).collect()
 }
