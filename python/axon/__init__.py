@@ -7,7 +7,8 @@ server = await InferenceServer.load("model.onnx")
 outputs = await server.infer({"x": array})
 ```
 
-The same, blocking, is in `axon.sync`; the command is `axon serve MODEL.onnx`.
+The same, blocking, is in `axon.sync`; the command is `axon serve MODEL.onnx`. `axon.Client` and `axon.AsyncClient` ask
+any server of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from axon import errors
-from axon._axon import __version__
 from axon.errors import (
     AxonError,
+    ConnectionFailed,
     DeadlineExceeded,
     ExecutionFailed,
     InvalidModel,
@@ -30,12 +31,17 @@ from axon.errors import (
 )
 
 if TYPE_CHECKING:
+    from axon._axon import __version__
+    from axon.client import AsyncClient, Client, SequenceStep
     from axon.config import ModelConfig
     from axon.metadata import ModelMetadata, ModelState, TensorMetadata
     from axon.server import InferenceServer
 
 __all__ = [
+    "AsyncClient",
     "AxonError",
+    "Client",
+    "ConnectionFailed",
     "DeadlineExceeded",
     "ExecutionFailed",
     "InferenceServer",
@@ -48,6 +54,7 @@ __all__ = [
     "ModelState",
     "Overloaded",
     "QuotaExceeded",
+    "SequenceStep",
     "ServerError",
     "TensorMetadata",
     "__version__",
@@ -55,16 +62,20 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AsyncClient": "axon.client",
+    "Client": "axon.client",
     "InferenceServer": "axon.server",
     "ModelConfig": "axon.config",
     "ModelMetadata": "axon.metadata",
     "ModelState": "axon.metadata",
+    "SequenceStep": "axon.client",
     "TensorMetadata": "axon.metadata",
+    "__version__": "axon._axon",
 }
 
 
 def _load(name: str) -> object:
-    """Import what needs NumPy when it is first used: the command line starts without it."""
+    """Import what needs NumPy or the native module when it is first used: a client needs no engine."""
     module = _LAZY.get(name)
     if module is None:
         message = f"module {__name__!r} has no attribute {name!r}"

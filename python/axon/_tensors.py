@@ -13,7 +13,7 @@ from axon.errors import InvalidRequest
 if TYPE_CHECKING:
     from axon._axon import NativeInput, NativeOutput
 
-__all__ = ["Inputs", "Outputs", "from_native", "is_text", "to_native"]
+__all__ = ["DATATYPES", "DTYPES", "Inputs", "Outputs", "convert", "elements", "from_native", "is_text", "to_native"]
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
@@ -25,7 +25,8 @@ Inputs: TypeAlias = "Mapping[str, Any] | Any"
 #: come as object arrays of `bytes`; BF16, which NumPy does not have, comes as float32, exactly.
 Outputs: TypeAlias = "dict[str, Array]"
 
-_DATATYPES = {
+#: The protocol's data types by NumPy's, but BF16 and BYTES.
+DATATYPES = {
     np.dtype(code): datatype
     for code, datatype in {
         "?": "BOOL",
@@ -42,7 +43,8 @@ _DATATYPES = {
         "f8": "FP64",
     }.items()
 }
-_DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+#: NumPy's types by the protocol's names.
+DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 _BFLOAT16_SIZE = 2
 
 
@@ -73,12 +75,12 @@ def is_text(text: str) -> bool:
 
 def _describe(index: int, name: str | None, value: Any) -> NativeInput:  # noqa: ANN401
     if type(value) is np.ndarray and value.ndim:
-        datatype = _DATATYPES.get(value.dtype)
+        datatype = DATATYPES.get(value.dtype)
         if datatype is not None and value.flags.c_contiguous:
             return name, datatype, value.shape, value
-    array, datatype = _convert(f"inputs[{index}]", value)
+    array, datatype = convert(f"inputs[{index}]", value)
     if datatype == "BYTES":
-        return name, datatype, array.shape, _elements(f"inputs[{index}]", array)
+        return name, datatype, array.shape, elements(f"inputs[{index}]", array)
     # At least one dimension, which a buffer must have; the shape is passed beside it.
     return name, datatype, array.shape, np.ascontiguousarray(array)
 
@@ -92,7 +94,7 @@ def _name(index: int, name: Any) -> str:  # noqa: ANN401
     return name
 
 
-def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
+def convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
     """Return `value` as an array in native byte order, and its data type. Copies only what it must."""
     bits = _torch_bfloat16_bits(value)
     if bits is not None:
@@ -103,8 +105,8 @@ def _convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
     dtype = array.dtype.newbyteorder("=")
     if array.dtype != dtype:
         array = array.astype(dtype)
-    if dtype in _DATATYPES:
-        return array, _DATATYPES[dtype]
+    if dtype in DATATYPES:
+        return array, DATATYPES[dtype]
     if dtype.name == "bfloat16" and dtype.itemsize == _BFLOAT16_SIZE:
         return array.view(np.uint16), "BF16"
     raise InvalidRequest(f"{field}: expected an array of numbers, booleans or strings, got dtype {dtype}", field)
@@ -130,21 +132,21 @@ def _torch_bfloat16_bits(value: Any) -> Any:  # noqa: ANN401
     return value.view(torch.int16)
 
 
-def _elements(field: str, array: Array) -> list[bytes]:
-    elements = []
+def elements(field: str, array: Array) -> list[bytes]:
+    encoded = []
     for position, element in enumerate(array.ravel().tolist()):
         if isinstance(element, str) and is_text(element):
-            elements.append(element.encode())
+            encoded.append(element.encode())
         elif isinstance(element, bytes):
-            elements.append(element)
+            encoded.append(element)
         else:
             field = f"{field}.data[{position}]"
             raise InvalidRequest(f"{field}: expected str or bytes, got {type(element).__name__}", field)
-    return elements
+    return encoded
 
 
 def _array(datatype: str, shape: tuple[int, ...], data: Any) -> Array:  # noqa: ANN401
-    dtype = _DTYPES.get(datatype)
+    dtype = DTYPES.get(datatype)
     if dtype is not None:
         return np.ndarray(shape, dtype, buffer=data)
     if datatype == "BF16":

@@ -10,6 +10,7 @@ Exception
     ├── Overloaded                          the queue is full: retry after `retry_after_s`
     ├── QuotaExceeded                       this client's own limit: retry after `retry_after_s`
     ├── DeadlineExceeded   (TimeoutError)   not run within the timeout
+    ├── ConnectionFailed (ConnectionError)  a client cannot reach its server, or lost it
     ├── ExecutionFailed    (RuntimeError)   the model failed while it ran
     └── ServerError        (RuntimeError)   shutting down, closed, or a defect
 ```
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AxonError",
+    "ConnectionFailed",
     "DeadlineExceeded",
     "ExecutionFailed",
     "InvalidModel",
@@ -83,6 +85,10 @@ class QuotaExceeded(AxonError):  # noqa: N818
 
 class DeadlineExceeded(AxonError, TimeoutError):  # noqa: N818
     """The request was not run within its timeout."""
+
+
+class ConnectionFailed(AxonError, ConnectionError):  # noqa: N818
+    """The server cannot be reached, or the connection to it broke."""
 
 
 class ExecutionFailed(AxonError, RuntimeError):  # noqa: N818
