@@ -1,6 +1,7 @@
 //! One body for each verb of the protocol.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axon::request::InferenceRequest;
 use axon::{Error, ErrorKind, Result};
@@ -28,6 +29,9 @@ use crate::verbs;
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// How long the caller waits, in seconds.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -203,6 +207,7 @@ async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Respon
     let body = body::read(incoming, app.body_limit).await?;
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    let timeout = shorter(timeout, request_timeout(headers)?);
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
@@ -262,6 +267,7 @@ async fn generate(
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
     let Generated { inputs, id, timeout, priority, sequence, parameters } =
         off_the_wire(is_long, decode).await?;
+    let timeout = shorter(timeout, request_timeout(&head.headers)?);
     let request = InferenceRequest {
         model: name.to_owned(),
         version,
@@ -366,6 +372,27 @@ fn check_content_type(headers: &HeaderMap) -> Result<()> {
             axon::error::Echo(&text)
         ),
     ))
+}
+
+/// The seconds that the caller waits, as its header says them.
+fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(None) };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+    let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    timeout.map(Some).ok_or_else(|| {
+        let got = String::from_utf8_lossy(value.as_bytes());
+        Error::invalid(
+            "X-Request-Timeout",
+            format_args!("expected seconds of at least 0, got {}", axon::error::Echo(&got)),
+        )
+    })
+}
+
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// The encoding of the body; `None` when there is none.
