@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod executor;
 pub mod metrics;
+pub mod model_config;
 pub mod onnx;
 pub mod probe;
 pub mod reason;
