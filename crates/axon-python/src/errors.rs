@@ -16,7 +16,9 @@ fn class_name(kind: ErrorKind) -> &'static str {
         ErrorKind::InvalidRequest
         | ErrorKind::RequestTooLarge
         | ErrorKind::UriTooLong
-        | ErrorKind::UnsupportedMedia => "InvalidRequest",
+        | ErrorKind::UnsupportedMedia
+        | ErrorKind::Conflict
+        | ErrorKind::PermissionDenied => "InvalidRequest",
         ErrorKind::ModelNotFound | ErrorKind::NotFound => "ModelNotFound",
         ErrorKind::InvalidModel => "InvalidModel",
         ErrorKind::ModelNotReady => "ModelNotReady",

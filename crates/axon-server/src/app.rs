@@ -9,8 +9,13 @@ use axon::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, oneshot};
 
 use crate::answers::Answers;
+use crate::codec::{DecodeOptions, Decoded, Parsed};
 use crate::compat::Compat;
 use crate::settings::Settings;
+use crate::shared_memory::SharedMemory;
+
+/// Copies of more bytes than this are made on another thread: they take a millisecond or more.
+const INLINE_COPY: u64 = 4 << 20;
 
 /// The server as its verbs see it.
 pub(crate) struct App {
@@ -21,6 +26,7 @@ pub(crate) struct App {
     pub answers: Arc<Answers>,
     pub settings: Settings,
     pub compat: Compat,
+    pub shared_memory: Arc<SharedMemory>,
 }
 
 impl App {
@@ -30,6 +36,21 @@ impl App {
         let answers = Arc::clone(&self.answers);
         let ticket = self.server.submit(request, move |answer| answers.push(sender, answer))?;
         ticket.finish(receiver).await
+    }
+
+    /// Reads a request by `parse`, what is in shared memory last; on another thread where that takes long.
+    pub async fn decode(
+        &self,
+        is_long: bool,
+        parse: impl FnOnce(&DecodeOptions<'_>) -> Result<Parsed> + Send + 'static,
+    ) -> Result<Decoded> {
+        let (regions, nan) = (Arc::clone(&self.shared_memory), self.compat == Compat::Triton);
+        let shared_limit = self.body_limit as u64;
+        let parsed =
+            off_the_wire(is_long, move || parse(&DecodeOptions { nan, regions: &*regions, shared_limit }))
+                .await?;
+        let is_long = parsed.shared_bytes() > INLINE_COPY;
+        off_the_wire(is_long, move || parsed.finish()).await
     }
 
     /// Counts a request as in flight, unless the server takes no more.

@@ -219,7 +219,9 @@ async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Respon
         }
     };
     let accepted = accepted_encoding(headers);
-    let is_long = accepted.is_some() || format.text_bytes(&response) > INLINE_TEXT;
+    let is_long = accepted.is_some()
+        || format.text_bytes(&response) > INLINE_TEXT
+        || format.shared_bytes(&response) > INLINE_BINARY;
     let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
     let (content_type, frames) = match encoded.header_length {
         Some(_) => (BINARY, binary_frames(encoded.json, encoded.tensors)),
@@ -334,7 +336,7 @@ async fn decode(
     let is_long = text.min(body.len()) > INLINE_TEXT
         || body.len() > INLINE_BINARY
         || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
-    off_the_wire(is_long, move || {
+    app.decode(is_long, move |options| {
         let body = match encoding {
             Some(encoding) => codec::decode_content(body, &encoding, limit)?,
             None => body,
@@ -342,9 +344,10 @@ async fn decode(
         let length =
             header.map(|header| codec::parse_header_length(header.as_bytes(), body.len())).transpose()?;
         if length == Some(0) {
-            return codec::decode_raw(body, &server.model(&name, version)?.signature().inputs);
+            let decoded = codec::decode_raw(body, &server.model(&name, version)?.signature().inputs)?;
+            return Ok(codec::Parsed::from(decoded));
         }
-        codec::decode(body, length)
+        codec::decode(body, length, options)
     })
     .await
 }

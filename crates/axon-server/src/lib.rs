@@ -20,6 +20,7 @@ pub mod proto;
 pub mod route;
 mod serve;
 mod settings;
+pub mod shared_memory;
 pub mod signals;
 pub mod status;
 mod verbs;

@@ -20,6 +20,7 @@ use crate::grpc::Grpc;
 use crate::handler::Http;
 use crate::loading::Loading;
 use crate::settings::Settings;
+use crate::shared_memory::SharedMemory;
 use crate::signals;
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
@@ -229,6 +230,7 @@ pub async fn serve(
         answers: Arc::clone(&answers),
         settings: Settings::default(),
         compat: options.compat,
+        shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
     });
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });

@@ -27,6 +27,8 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::UnsupportedMedia => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "MEDIA"),
         ErrorKind::NotFound | ErrorKind::ModelNotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
         ErrorKind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD"),
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "CONFLICT"),
+        ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
         ErrorKind::ModelNotReady | ErrorKind::ShuttingDown | ErrorKind::Overloaded => {
             (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
         }
@@ -47,6 +49,8 @@ pub fn grpc_code(kind: ErrorKind) -> u32 {
         ErrorKind::DeadlineExceeded => 4,
         ErrorKind::NotFound | ErrorKind::ModelNotFound => 5,
         ErrorKind::RequestTooLarge | ErrorKind::UriTooLong | ErrorKind::QuotaExceeded => 8,
+        ErrorKind::PermissionDenied => 7,
+        ErrorKind::Conflict => 9,
         ErrorKind::UnsupportedMedia | ErrorKind::MethodNotAllowed | ErrorKind::Unimplemented => 12,
         ErrorKind::ExecutionFailed | ErrorKind::Internal => 13,
         ErrorKind::ModelNotReady | ErrorKind::ShuttingDown | ErrorKind::Overloaded => 14,

@@ -27,6 +27,10 @@ pub enum ErrorKind {
     NotFound,
     /// The path does not take this method.
     MethodNotAllowed,
+    /// What is to be made is there already.
+    Conflict,
+    /// The caller may not have it.
+    PermissionDenied,
     /// The model or the version is not in the repository.
     ModelNotFound,
     /// The model file cannot be served.

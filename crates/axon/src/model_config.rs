@@ -379,11 +379,13 @@ impl ModelConfiguration {
             let path = format!("instance_group[{index}].kind");
             match (group.kind, device) {
                 (InstanceKind::Gpu, Device::Cpu) => {
-                    let problem = "expected KIND_CPU or KIND_AUTO, got KIND_GPU; this server runs models on the CPU";
+                    let problem =
+                        "expected KIND_CPU or KIND_AUTO, got KIND_GPU; this server runs models on the CPU";
                     return Err(self.error(&path, problem));
                 }
                 (InstanceKind::Cpu, Device::Cuda) => {
-                    let problem = "expected KIND_GPU or KIND_AUTO, got KIND_CPU; this server runs models on a GPU";
+                    let problem =
+                        "expected KIND_GPU or KIND_AUTO, got KIND_CPU; this server runs models on a GPU";
                     return Err(self.error(&path, problem));
                 }
                 _ => {}

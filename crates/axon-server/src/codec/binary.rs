@@ -14,6 +14,7 @@ use synapse::{DataType, Memory, Shape, Tensor, TensorError};
 use super::decode::{Input, Source};
 use super::field::Field;
 use super::parameters::BINARY_DATA_SIZE;
+use super::shared::{Resolver, SharedInput};
 use super::{Decoded, OutputFormat};
 
 /// The header that says where the JSON part ends.
@@ -53,11 +54,34 @@ pub(super) fn check_no_sections(inputs: &[Input]) -> Result<()> {
     Ok(())
 }
 
+/// The inputs of a request.
+pub(super) struct Attached {
+    /// Those that are read.
+    pub tensors: Vec<NamedTensor>,
+    /// Those that are in shared memory.
+    pub unread: Vec<Unread>,
+}
+
+/// An input that is still to be read, and goes to `index` among all.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub index: usize,
+    pub name: String,
+    pub input: SharedInput,
+}
+
 /// Text of up to this many bytes may stay in memory with the tensors behind it.
 const KEPT_TEXT: usize = 64 << 10;
 
 /// Gives each input its tensor; `start` is where the JSON part of the body ends.
-pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Vec<NamedTensor>> {
+///
+/// Those in shared memory are found only.
+pub(super) fn attach(
+    body: Bytes,
+    start: usize,
+    inputs: Vec<Input>,
+    resolver: &mut Resolver<'_>,
+) -> Result<Attached> {
     let mut end = start as u64;
     for (index, input) in inputs.iter().enumerate() {
         if let Source::Binary { size, .. } = input.source {
@@ -73,12 +97,17 @@ pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Ve
     // A small tensor must not keep a long text alive: the queue's bound counts the tensors.
     let text_is_long = start > KEPT_TEXT && start > length - start;
     let mut from = start;
-    let mut tensors = Vec::with_capacity(inputs.len());
+    let mut attached = Attached { tensors: Vec::with_capacity(inputs.len()), unread: Vec::new() };
     for (index, Input { name, source }) in inputs.into_iter().enumerate() {
         let tensor = match source {
             Source::Data(tensor) => tensor,
+            Source::Shared { datatype, shape, parameters } => {
+                let input = resolver.input(index, parameters, datatype, shape)?;
+                attached.unread.push(Unread { index, name, input });
+                continue;
+            }
             Source::Binary { datatype, shape, size } => {
-                check_size(index, datatype, &shape, size)?;
+                check_size(Field::input(index, ""), datatype, &shape, size)?;
                 let section = usize::try_from(size).ok().and_then(|size| from.checked_add(size));
                 let Some(to) = section.filter(|&to| to <= length) else {
                     let left = length.saturating_sub(from) as u64;
@@ -90,10 +119,10 @@ pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Ve
                 let section =
                     if text_is_long { Memory::copy_of(&memory[from..to]) } else { memory.slice(from..to) };
                 from = to;
-                tensor(index, datatype, shape, section)?
+                tensor(Field::input(index, ""), datatype, shape, section)?
             }
         };
-        tensors.push(NamedTensor { name, tensor });
+        attached.tensors.push(NamedTensor { name, tensor });
     }
     if from < length {
         return Err(Field::BODY.invalid(format_args!(
@@ -103,23 +132,27 @@ pub(super) fn attach(body: Bytes, start: usize, inputs: Vec<Input>) -> Result<Ve
             length - start
         )));
     }
-    Ok(tensors)
+    Ok(attached)
 }
 
-pub(super) fn check_size(index: usize, datatype: DataType, shape: &Shape, size: u64) -> Result<()> {
+/// Checks the size in bytes that an input gives for a tensor of this type and shape.
+pub(super) fn check_size(field: Field, datatype: DataType, shape: &Shape, size: u64) -> Result<()> {
     let Some(width) = datatype.size() else { return Ok(()) };
     match shape.element_count().checked_mul(width) {
         Some(expected) if expected as u64 == size => Ok(()),
-        Some(expected) => Err(Field::input(index, "")
-            .invalid(format_args!("expected {expected} bytes for {datatype} {shape}, got {size}"))),
-        None => Err(Field::input(index, "")
-            .invalid(format_args!("expected more than 2^63 bytes for {datatype} {shape}, got {size}"))),
+        Some(expected) => {
+            Err(field.invalid(format_args!("expected {expected} bytes for {datatype} {shape}, got {size}")))
+        }
+        None => {
+            Err(field
+                .invalid(format_args!("expected more than 2^63 bytes for {datatype} {shape}, got {size}")))
+        }
     }
 }
 
-pub(super) fn tensor(index: usize, datatype: DataType, shape: Shape, memory: Memory) -> Result<Tensor> {
+/// The tensor that these bytes of a caller are.
+pub(super) fn tensor(field: Field, datatype: DataType, shape: Shape, memory: Memory) -> Result<Tensor> {
     Tensor::new(datatype, shape, memory).map_err(|error| {
-        let field = Field::input(index, "");
         match error {
             TensorError::Bool { index, value } => {
                 field.invalid(format_args!("byte {index}: BOOL must be 0/1: expected 0 or 1, got {value}"))
@@ -181,7 +214,7 @@ pub fn decode_raw(body: Bytes, inputs: &[TensorSpec]) -> Result<Decoded> {
         sequence: None,
         parameters: Vec::new(),
         id: None,
-        format: OutputFormat { binary: true, listed: Vec::new() },
+        format: OutputFormat { binary: true, ..OutputFormat::default() },
     })
 }
 
@@ -206,7 +239,7 @@ fn raw_values(body: Bytes, datatype: DataType, width: usize, sizes: &[Option<usi
     } else {
         return Err(wrong(format_args!("{fixed} bytes")));
     };
-    tensor(0, datatype, raw_shape(sizes, free)?, Memory::from_owner(body))
+    tensor(Field::input(0, ""), datatype, raw_shape(sizes, free)?, Memory::from_owner(body))
 }
 
 fn raw_element(body: &[u8], sizes: &[Option<usize>]) -> Result<Tensor> {

@@ -120,15 +120,24 @@ impl<T: Scalar> Value for T {
     fn read(scanner: &mut Scanner<'_>) -> Result<Self, Trouble> {
         let start = scanner.at();
         if !matches!(scanner.rest().first(), Some(b'-' | b'0'..=b'9')) {
-            return Err(Trouble::Kind);
+            return read_special(scanner).ok_or(Trouble::Kind);
         }
-        let (number, text) = scanner.number().map_err(Trouble::Syntax)?;
+        let (number, text) = match scanner.number() {
+            Ok(number) => number,
+            Err(fault) => return read_special(scanner).ok_or(Trouble::Syntax(fault)),
+        };
         T::from_number(&number, text).ok_or(Trouble::Misfit { start, end: number.end })
     }
 
     fn expected() -> String {
         T::expected()
     }
+}
+
+/// Reads what is no number to JSON, where the server and the type allow it.
+#[cold]
+fn read_special<T: Scalar>(scanner: &mut Scanner<'_>) -> Option<T> {
+    scanner.special().and_then(T::from_special)
 }
 
 impl Value for bool {

@@ -2,17 +2,16 @@
 
 use std::fmt;
 
-use axon::error::{Echo, Error, ErrorKind, Result};
+use axon::error::{Echo, Error, Result};
 use axon::request::{Inputs, NamedTensor};
 use bytes::Bytes;
 use synapse::{DataType, MAX_RANK, Shape, Tensor};
 
-use super::binary::{self, HEADER};
+use super::binary::{self, HEADER, Unread};
 use super::field::Field;
-use super::parameters::{
-    self, InputParameters, NO_SHARED_MEMORY, RequestParameters, SHARED_MEMORY_REGION, once,
-};
+use super::parameters::{self, InputParameters, RequestParameters, once};
 use super::scan::{Kind, Scanner};
+use super::shared::{NoRegions, Regions, Resolver, SharedParameters, SharedPart};
 use super::{Decoded, ListedOutput, OutputFormat, data};
 
 /// The most inputs, and the most outputs, of one request.
@@ -30,7 +29,15 @@ struct Document {
     id: Option<String>,
     parameters: Option<RequestParameters>,
     inputs: Option<Vec<Input>>,
-    outputs: Option<(Vec<String>, Vec<ListedOutput>)>,
+    outputs: Option<Outputs>,
+}
+
+/// The outputs that a request lists.
+#[derive(Default)]
+struct Outputs {
+    names: Vec<String>,
+    listed: Vec<ListedOutput>,
+    shared: Vec<Option<SharedParameters>>,
 }
 
 /// One input, as its JSON describes it.
@@ -45,6 +52,60 @@ pub(super) enum Source {
     Data(Tensor),
     /// They are `size` bytes behind the JSON part.
     Binary { datatype: DataType, shape: Shape, size: u64 },
+    /// They are in memory that the caller shares.
+    Shared { datatype: DataType, shape: Shape, parameters: SharedParameters },
+}
+
+/// What a server lets the bodies of requests do.
+#[derive(Clone, Copy)]
+pub struct DecodeOptions<'a> {
+    /// Takes `NaN`, `Infinity` and `-Infinity` for elements of floating point, which JSON does not; default false.
+    pub nan: bool,
+    /// Where tensors in shared memory are found; by default none are.
+    pub regions: &'a dyn Regions,
+    /// The most bytes that the inputs of one request may have in shared memory; default 64 MiB.
+    pub shared_limit: u64,
+}
+
+impl Default for DecodeOptions<'_> {
+    fn default() -> Self {
+        Self { nan: false, regions: &NoRegions, shared_limit: 64 << 20 }
+    }
+}
+
+/// A request body, read but for what it names in shared memory.
+#[derive(Debug)]
+pub struct Parsed {
+    pub(super) decoded: Decoded,
+    pub(super) unread: Vec<Unread>,
+}
+
+impl Parsed {
+    /// The bytes that [`finish`](Self::finish) copies.
+    #[must_use]
+    pub fn shared_bytes(&self) -> u64 {
+        self.unread.iter().map(|unread| unread.input.byte_size()).sum()
+    }
+
+    /// Copies the inputs out of shared memory, at memory speed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`](axon::ErrorKind) when a region has shrunk, or bytes are not of their type.
+    pub fn finish(mut self) -> Result<Decoded> {
+        if let Inputs::Named(named) = &mut self.decoded.inputs {
+            // In ascending order, so that each comes to its place.
+            for Unread { index, name, input } in self.unread {
+                named.insert(index, NamedTensor { name, tensor: input.read()? });
+            }
+        }
+        Ok(self.decoded)
+    }
+}
+
+impl From<Decoded> for Parsed {
+    fn from(decoded: Decoded) -> Self {
+        Self { decoded, unread: Vec::new() }
+    }
 }
 
 /// Reads the body of an inference request.
@@ -53,8 +114,9 @@ pub(super) enum Source {
 /// it; all of the body is JSON when it is `None`. The tensors behind the JSON part share the body's memory.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidRequest`] that names the field or the byte; [`ErrorKind::Unimplemented`] for shared memory.
-pub fn decode(body: Bytes, header_length: Option<usize>) -> Result<Decoded> {
+/// [`ErrorKind::InvalidRequest`] that names the field or the byte; [`ErrorKind::RequestTooLarge`] for too much
+/// shared memory, [`ErrorKind::Unimplemented`] where there is none.
+pub fn decode(body: Bytes, header_length: Option<usize>, options: &DecodeOptions<'_>) -> Result<Parsed> {
     let length = header_length.unwrap_or(body.len());
     let json = body.get(..length).ok_or_else(|| {
         Field::top(HEADER)
@@ -63,10 +125,10 @@ pub fn decode(body: Bytes, header_length: Option<usize>) -> Result<Decoded> {
     if json.is_empty() {
         return Err(Field::BODY.invalid("empty: expected a JSON object, got 0 bytes"));
     }
-    let mut scanner = Scanner::new(json, length < body.len());
+    let mut scanner = Scanner::new(json, length < body.len()).with_nan(options.nan);
     let document = read_document(&mut scanner)?;
     let parameters = document.parameters.unwrap_or_default();
-    let (outputs, listed) = document.outputs.unwrap_or_default();
+    let outputs = document.outputs.unwrap_or_default();
     let inputs = document
         .inputs
         .ok_or_else(|| Field::top("inputs").invalid("required: expected an array of inputs, got none"))?;
@@ -74,17 +136,31 @@ pub fn decode(body: Bytes, header_length: Option<usize>) -> Result<Decoded> {
         binary::check_no_sections(&inputs)?;
     }
     scanner.finish()?;
-    let inputs: Vec<NamedTensor> = binary::attach(body, length, inputs)?;
-    Ok(Decoded {
-        inputs: Inputs::Named(inputs),
-        outputs,
+    let mut resolver = Resolver::new(options.regions, options.shared_limit);
+    let attached = binary::attach(body, length, inputs, &mut resolver)?;
+    let shared = resolve_outputs(&mut resolver, outputs.shared)?;
+    let decoded = Decoded {
+        inputs: Inputs::Named(attached.tensors),
+        outputs: outputs.names,
         timeout: parameters.timeout,
         priority: parameters.priority,
         sequence: parameters.sequence,
         parameters: parameters.custom,
         id: document.id,
-        format: OutputFormat { binary: parameters.binary_output, listed },
-    })
+        format: OutputFormat { binary: parameters.binary_output, listed: outputs.listed, shared },
+    };
+    Ok(Parsed { decoded, unread: attached.unread })
+}
+
+/// Finds where outputs are to be written, before anything runs for them.
+fn resolve_outputs(
+    resolver: &mut Resolver<'_>,
+    shared: Vec<Option<SharedParameters>>,
+) -> Result<Vec<Option<SharedPart>>> {
+    let outputs = shared.into_iter().enumerate();
+    outputs
+        .map(|(index, shared)| shared.map(|parameters| resolver.output(index, parameters)).transpose())
+        .collect()
 }
 
 fn read_document(scanner: &mut Scanner<'_>) -> Result<Document> {
@@ -221,41 +297,33 @@ impl InputMembers {
         let name = self.name.ok_or_else(|| none("name", &"the name of a model input"))?;
         let datatype = self.datatype.ok_or_else(|| none("datatype", &OneOfDatatypes))?;
         let shape = self.shape.ok_or_else(|| none("shape", &"an array of integers"))?;
-        let size = check_source(index, self.data.is_some(), &self.parameters.unwrap_or_default())?;
-        let source = match (self.data, size) {
+        let InputParameters { binary_size, shared } = self.parameters.unwrap_or_default();
+        check_source(index, self.data.is_some(), binary_size.is_some(), shared.is_given())?;
+        let source = match (self.data, binary_size) {
             (Some(Data::Tensor(tensor)), _) => Source::Data(tensor),
             (Some(Data::Later(start)), _) => {
                 let mut scanner = scanner.clone();
                 scanner.go_back(start);
                 Source::Data(data::read(&mut scanner, index, datatype, shape)?)
             }
-            (None, size) => Source::Binary { datatype, shape, size: size.unwrap_or_default() },
+            (None, Some(size)) => Source::Binary { datatype, shape, size },
+            (None, None) => Source::Shared { datatype, shape, parameters: shared },
         };
         Ok(Input { name, source })
     }
 }
 
-/// Checks that an input says once where its elements are; returns their size where they are binary.
-fn check_source(index: usize, data: bool, parameters: &InputParameters) -> Result<Option<u64>> {
-    let InputParameters { binary_size, shared_memory } = *parameters;
-    let sources = [
-        (data, "data"),
-        (binary_size.is_some(), "binary_data_size"),
-        (shared_memory, "shared_memory_region"),
-    ];
+/// Checks that an input says once where its elements are.
+fn check_source(index: usize, data: bool, binary: bool, shared: bool) -> Result<()> {
+    let sources = [(data, "data"), (binary, "binary_data_size"), (shared, "shared_memory_region")];
     let given: Vec<_> = sources.iter().filter(|(given, _)| *given).map(|&(_, name)| name).collect();
-    if given.len() != 1 {
-        let got = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
-        return Err(Field::input(index, "").invalid(format_args!(
-            "expected exactly one of data, binary_data_size, shared_memory_region, got {got}"
-        )));
+    if given.len() == 1 {
+        return Ok(());
     }
-    if shared_memory {
-        return Err(
-            Field::input(index, SHARED_MEMORY_REGION).error(ErrorKind::Unimplemented, NO_SHARED_MEMORY)
-        );
-    }
-    Ok(binary_size)
+    let got = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
+    Err(Field::input(index, "").invalid(format_args!(
+        "expected exactly one of data, binary_data_size, shared_memory_region, got {got}"
+    )))
 }
 
 fn read_name(scanner: &mut Scanner<'_>, field: Field) -> Result<String> {
@@ -327,8 +395,8 @@ fn overflow(field: Field, got: fmt::Arguments<'_>) -> Error {
         .invalid(format_args!("element count overflows: expected at most {} elements, got {got}", isize::MAX))
 }
 
-fn read_outputs(scanner: &mut Scanner<'_>) -> Result<(Vec<String>, Vec<ListedOutput>)> {
-    let (mut names, mut listed) = (Vec::new(), Vec::new());
+fn read_outputs(scanner: &mut Scanner<'_>) -> Result<Outputs> {
+    let mut outputs = Outputs::default();
     scanner.items(Field::top("outputs"), |scanner, index| {
         let field = |member| Field::output(index, member);
         if index == MAX_TENSORS {
@@ -352,9 +420,11 @@ fn read_outputs(scanner: &mut Scanner<'_>) -> Result<(Vec<String>, Vec<ListedOut
             Ok(())
         })?;
         let required = || field("name").invalid("required: expected the name of a model output, got none");
-        names.push(name.ok_or_else(required)?);
-        listed.push(format.unwrap_or_default());
+        let (listed, shared) = format.unwrap_or_default();
+        outputs.names.push(name.ok_or_else(required)?);
+        outputs.listed.push(listed);
+        outputs.shared.push(shared);
         Ok(())
     })?;
-    Ok((names, listed))
+    Ok(outputs)
 }

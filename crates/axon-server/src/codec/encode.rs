@@ -7,6 +7,7 @@ use axon::request::InferenceResponse;
 use half::{bf16, f16};
 use synapse::{DataType, Memory, Tensor};
 
+use super::shared::{self, SharedPart};
 use super::{OutputFormat, classify, string};
 
 /// A response body, ready to be sent.
@@ -20,7 +21,7 @@ pub struct Encoded {
     pub header_length: Option<usize>,
 }
 
-/// Writes a response as `format` wants it; binary tensors share the response's memory.
+/// Writes a response as `format` wants it, also to shared memory; binary tensors share the response's memory.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidRequest`](axon::ErrorKind) when an output cannot be written as the caller wants it.
@@ -48,7 +49,9 @@ pub fn encode(response: &InferenceResponse, id: Option<&str>, format: &OutputFor
             .transpose()?;
         let tensor = classes.as_ref().unwrap_or(&output.tensor);
         write_head(&mut json, &output.name, tensor);
-        if wanted.binary {
+        if let Some(part) = format.shared(index) {
+            write_part(&mut json, part, tensor);
+        } else if wanted.binary {
             json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
             write_integer(&mut json, tensor.memory().len() as u64);
             json.push(b'}');
@@ -63,6 +66,8 @@ pub fn encode(response: &InferenceResponse, id: Option<&str>, format: &OutputFor
         json.push(b'}');
     }
     json.extend_from_slice(b"]}");
+    // Last, so that a response that cannot be written leaves the caller's memory as it was.
+    shared::write_outputs(&response.outputs, &format.shared)?;
     let header_length = if tensors.is_empty() { None } else { Some(json.len()) };
     Ok(Encoded { json, tensors, header_length })
 }
@@ -73,7 +78,8 @@ fn capacity(response: &InferenceResponse, format: &OutputFormat) -> usize {
     let output = |(index, output): (usize, &axon::request::NamedTensor)| {
         let bytes = output.tensor.memory().len();
         let wanted = format.of(index);
-        let data = if wanted.binary || wanted.classification.is_some() { 0 } else { bytes.saturating_mul(4) };
+        let elsewhere = wanted.binary || wanted.classification.is_some() || format.shared(index).is_some();
+        let data = if elsewhere { 0 } else { bytes.saturating_mul(4) };
         HEAD + output.name.len() + data
     };
     HEAD + response.model.len() + response.outputs.iter().enumerate().map(output).sum::<usize>()
@@ -93,6 +99,17 @@ fn write_head(json: &mut Vec<u8>, name: &str, tensor: &Tensor) {
         write_integer(json, dimension as u64);
     }
     json.push(b']');
+}
+
+/// Writes where in shared memory an output is, and how much of the part it takes.
+fn write_part(json: &mut Vec<u8>, part: &SharedPart, tensor: &Tensor) {
+    json.extend_from_slice(b",\"parameters\":{\"shared_memory_region\":");
+    string::write(json, part.region());
+    json.extend_from_slice(b",\"shared_memory_byte_size\":");
+    write_integer(json, tensor.memory().len() as u64);
+    json.extend_from_slice(b",\"shared_memory_offset\":");
+    write_integer(json, part.offset());
+    json.push(b'}');
 }
 
 /// Writes the elements of output number `index`, with commas between them.

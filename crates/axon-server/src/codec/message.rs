@@ -5,13 +5,16 @@
 //! **Source:** Open Inference Protocol over gRPC; Triton's extensions, whose parameters are typed.
 
 use axon::error::{Echo, Error, Result};
+use axon::reason::Reason;
 use axon::request::{InferenceResponse, Inputs, NamedTensor, Parameter, Sequence, SequenceId};
 use bytes::Bytes;
 use synapse::{DataType, Memory, Shape, Tensor};
 
+use super::binary::Unread;
 use super::field::Field;
 use super::parameters::{MAX_KEYS, MAX_SEQUENCE_ID, RequestParameters};
-use super::{Decoded, ListedOutput, OutputFormat, binary, check, classify};
+use super::shared::{self, Resolver, SharedParameters, SharedPart};
+use super::{DecodeOptions, Decoded, ListedOutput, OutputFormat, Parsed, binary, check, classify};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::proto::inference::model_infer_response::InferOutputTensor;
@@ -26,7 +29,7 @@ type Parameters = std::collections::BTreeMap<String, InferParameter>;
 ///
 /// # Errors
 /// [`ErrorKind::InvalidRequest`](axon::ErrorKind) that names the field.
-pub fn decode_message(request: ModelInferRequest) -> Result<Decoded> {
+pub fn decode_message(request: ModelInferRequest, options: &DecodeOptions<'_>) -> Result<Parsed> {
     let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = request;
     check::id(&id)?;
     for (field, count) in [("inputs", inputs.len()), ("outputs", outputs.len())] {
@@ -38,61 +41,128 @@ pub fn decode_message(request: ModelInferRequest) -> Result<Decoded> {
         }
     }
     let parameters = request_parameters(parameters)?;
-    let inputs = read_inputs(inputs, raw_input_contents)?;
-    let (outputs, listed) = read_outputs(outputs)?;
-    Ok(Decoded {
+    let mut resolver = Resolver::new(options.regions, options.shared_limit);
+    let (inputs, unread) = read_inputs(inputs, raw_input_contents, &mut resolver)?;
+    let Outputs { names, listed, shared } = read_outputs(outputs, &mut resolver)?;
+    let decoded = Decoded {
         inputs: Inputs::Named(inputs),
-        outputs,
+        outputs: names,
         timeout: parameters.timeout,
         priority: parameters.priority,
         sequence: parameters.sequence,
         parameters: parameters.custom,
         id: (!id.is_empty()).then_some(id),
         // Outputs are raw in every answer.
-        format: OutputFormat { binary: true, listed },
-    })
+        format: OutputFormat { binary: true, listed, shared },
+    };
+    Ok(Parsed { decoded, unread })
 }
 
-fn read_inputs(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<NamedTensor>> {
-    let is_raw = !raw.is_empty();
-    if is_raw && raw.len() != inputs.len() {
-        return Err(Error::invalid(
-            "raw_input_contents",
-            format_args!(
-                "expected one for each input: raw_input_contents: {}, inputs: {}",
-                raw.len(),
-                inputs.len()
-            ),
-        ));
+/// The inputs that came, and those that are still to be read from shared memory.
+fn read_inputs(
+    inputs: Vec<InferInputTensor>,
+    raw: Vec<Bytes>,
+    resolver: &mut Resolver<'_>,
+) -> Result<(Vec<NamedTensor>, Vec<Unread>)> {
+    let mut parameters = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.iter().enumerate() {
+        parameters.push(input_parameters(index, &input.parameters)?);
     }
+    check_raw_count(raw.len(), parameters.iter().filter(|shared| !shared.is_given()).count())?;
     let mut raw = raw.into_iter();
-    let mut tensors = Vec::with_capacity(inputs.len());
-    for (index, input) in inputs.into_iter().enumerate() {
-        check::name(&input.name, Field::input(index, "name"))?;
-        let datatype = check::datatype(&input.datatype, Field::input(index, "datatype"))?;
-        let shape = read_shape(index, &input.shape)?;
-        let contents = input.contents.unwrap_or_default();
-        let tensor = match raw.next() {
-            Some(bytes) => {
-                if contents != InferTensorContents::default() {
-                    return Err(Field::input(index, "contents")
-                        .invalid("expected none beside raw_input_contents, got some"));
-                }
-                raw_tensor(index, datatype, shape, bytes)?
+    let (mut tensors, mut unread) = (Vec::with_capacity(inputs.len()), Vec::new());
+    for (index, (input, shared)) in inputs.into_iter().zip(parameters).enumerate() {
+        let InferInputTensor { name, datatype, shape, contents, .. } = input;
+        check::name(&name, Field::input(index, "name"))?;
+        let datatype = check::datatype(&datatype, Field::input(index, "datatype"))?;
+        let shape = read_shape(index, &name, &shape)?;
+        let contents = contents.unwrap_or_default();
+        let is_typed = contents != InferTensorContents::default();
+        if shared.is_given() {
+            if is_typed {
+                return Err(Field::input(index, "contents")
+                    .invalid("expected none beside a shared memory region, got some"));
             }
-            None => typed_tensor(index, datatype, shape, contents)?,
+            unread.push(Unread { index, name, input: resolver.input(index, shared, datatype, shape)? });
+            continue;
+        }
+        let tensor = match raw.next() {
+            Some(_) if is_typed => {
+                return Err(Field::input(index, "contents")
+                    .invalid("expected none beside raw_input_contents, got some"));
+            }
+            Some(bytes) => raw_tensor(index, datatype, shape, bytes)?,
+            None => typed_tensor(index, datatype, shape, &contents)?,
         };
-        tensors.push(NamedTensor { name: input.name, tensor });
+        tensors.push(NamedTensor { name, tensor });
     }
-    Ok(tensors)
+    Ok((tensors, unread))
 }
 
-fn read_shape(index: usize, dimensions: &[i64]) -> Result<Shape> {
+/// Raw contents come for each input that is not in shared memory, or for none.
+fn check_raw_count(raw: usize, inputs: usize) -> Result<()> {
+    if raw == 0 || raw == inputs {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "raw_input_contents",
+        format_args!("expected one for each input: raw_input_contents: {raw}, inputs: {inputs}"),
+    ))
+}
+
+fn input_parameters(index: usize, parameters: &Parameters) -> Result<SharedParameters> {
+    let field = Field::input(index, "parameters");
+    check_keys(parameters, field)?;
+    let mut shared = SharedParameters::default();
+    for (key, parameter) in parameters {
+        shared_parameter(&mut shared, key, parameter, |member| Field::input(index, member))?;
+    }
+    Ok(shared)
+}
+
+/// Reads a parameter of shared memory; true when it is one.
+fn shared_parameter(
+    shared: &mut SharedParameters,
+    key: &str,
+    parameter: &InferParameter,
+    field: impl Fn(&'static str) -> Field,
+) -> Result<bool> {
+    match key {
+        "shared_memory_region" => {
+            let field = field(shared::REGION);
+            match choice(parameter, field, key)? {
+                ParameterChoice::StringParam(region) => shared.region = Some(region.clone()),
+                other => {
+                    return Err(field.invalid(format_args!("expected a string, got {}", kind(other))));
+                }
+            }
+        }
+        "shared_memory_byte_size" => {
+            let field = field(shared::BYTE_SIZE);
+            shared.byte_size = Some(integer(choice(parameter, field, key)?, field)?);
+        }
+        "shared_memory_offset" => {
+            let field = field(shared::OFFSET);
+            shared.offset = Some(integer(choice(parameter, field, key)?, field)?);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn read_shape(index: usize, name: &str, dimensions: &[i64]) -> Result<Shape> {
     let field = |axis: usize| format!("inputs[{index}].shape[{axis}]");
     let mut sizes = Vec::with_capacity(dimensions.len().min(synapse::MAX_RANK + 1));
     for (axis, &dimension) in dimensions.iter().enumerate().take(synapse::MAX_RANK + 1) {
         let size = usize::try_from(dimension).map_err(|_| {
-            Error::invalid(field(axis), format_args!("expected 0 or more, got {dimension}: negative"))
+            let got: Vec<String> = dimensions.iter().take(synapse::MAX_RANK).map(i64::to_string).collect();
+            let reason =
+                Reason::NegativeDimension { input: name.to_owned(), got: format!("[{}]", got.join(",")) };
+            Error::invalid(
+                field(axis),
+                format_args!("negative: expected an integer of at least 0, got {dimension}"),
+            )
+            .because(reason)
         })?;
         sizes.push(size);
     }
@@ -100,10 +170,10 @@ fn read_shape(index: usize, dimensions: &[i64]) -> Result<Shape> {
 }
 
 fn raw_tensor(index: usize, datatype: DataType, shape: Shape, bytes: Bytes) -> Result<Tensor> {
-    binary::check_size(index, datatype, &shape, bytes.len() as u64)?;
+    binary::check_size(Field::input(index, ""), datatype, &shape, bytes.len() as u64)?;
     // A small tensor must not keep a long message alive: the queue's bound counts the tensors. What is copied is small.
     let memory = if bytes.len() < KEPT { Memory::copy_of(&bytes) } else { Memory::from_owner(bytes) };
-    binary::tensor(index, datatype, shape, memory)
+    binary::tensor(Field::input(index, ""), datatype, shape, memory)
 }
 
 /// A tensor of typed contents; copies every element once.
@@ -111,7 +181,7 @@ fn typed_tensor(
     index: usize,
     datatype: DataType,
     shape: Shape,
-    contents: InferTensorContents,
+    contents: &InferTensorContents,
 ) -> Result<Tensor> {
     let field = Field::input(index, "contents");
     let filled = [
@@ -161,7 +231,7 @@ fn typed_tensor(
         }
         DataType::Fp16 | DataType::Bf16 => Vec::new(),
     };
-    binary::tensor(index, datatype, shape, Memory::copy_of(&bytes))
+    binary::tensor(Field::input(index, ""), datatype, shape, Memory::copy_of(&bytes))
 }
 
 /// The field of typed contents for a data type; none for the two that the protocol takes raw only.
@@ -201,7 +271,7 @@ fn request_parameters(parameters: Parameters) -> Result<RequestParameters> {
     let mut read = RequestParameters::default();
     let (mut start, mut end, mut id) = (false, false, None);
     for (key, parameter) in parameters {
-        let choice = choice(parameter, field, &key)?;
+        let choice = choice(&parameter, field, &key)?;
         match key.as_str() {
             "sequence_id" => id = sequence_id(choice)?,
             "sequence_start" => start = boolean(choice, Field::top("parameters.sequence_start"))?,
@@ -238,27 +308,28 @@ fn check_keys(parameters: &Parameters, field: Field) -> Result<()> {
     Ok(())
 }
 
-fn choice(parameter: InferParameter, field: Field, key: &str) -> Result<ParameterChoice> {
+fn choice<'a>(parameter: &'a InferParameter, field: Field, key: &str) -> Result<&'a ParameterChoice> {
     parameter
         .parameter_choice
+        .as_ref()
         .ok_or_else(|| field.invalid(format_args!("expected a value for {}, got none", Echo(key))))
 }
 
-fn boolean(choice: ParameterChoice, field: Field) -> Result<bool> {
+fn boolean(choice: &ParameterChoice, field: Field) -> Result<bool> {
     match choice {
-        ParameterChoice::BoolParam(value) => Ok(value),
-        other => Err(field.invalid(format_args!("expected a boolean, got {}", kind(&other)))),
+        ParameterChoice::BoolParam(value) => Ok(*value),
+        other => Err(field.invalid(format_args!("expected a boolean, got {}", kind(other)))),
     }
 }
 
-fn integer(choice: ParameterChoice, field: Field) -> Result<u64> {
+fn integer(choice: &ParameterChoice, field: Field) -> Result<u64> {
     let wrong = |got: &dyn std::fmt::Display| {
         field.invalid(format_args!("expected an integer from 0 to {}, got {got}", u64::MAX))
     };
     match choice {
-        ParameterChoice::Uint64Param(value) => Ok(value),
-        ParameterChoice::Int64Param(value) => u64::try_from(value).map_err(|_| wrong(&value)),
-        other => Err(wrong(&kind(&other))),
+        ParameterChoice::Uint64Param(value) => Ok(*value),
+        ParameterChoice::Int64Param(value) => u64::try_from(*value).map_err(|_| wrong(value)),
+        other => Err(wrong(&kind(other))),
     }
 }
 
@@ -271,7 +342,7 @@ const fn kind(choice: &ParameterChoice) -> &'static str {
     }
 }
 
-fn sequence_id(choice: ParameterChoice) -> Result<Option<SequenceId>> {
+fn sequence_id(choice: &ParameterChoice) -> Result<Option<SequenceId>> {
     let field = Field::top("parameters.sequence_id");
     let ParameterChoice::StringParam(text) = choice else {
         let number = integer(choice, field)?;
@@ -283,36 +354,54 @@ fn sequence_id(choice: ParameterChoice) -> Result<Option<SequenceId>> {
             text.len()
         )));
     }
-    Ok((!text.is_empty()).then_some(SequenceId::Text(text)))
+    Ok((!text.is_empty()).then(|| SequenceId::Text(text.clone())))
 }
 
-fn custom(choice: ParameterChoice) -> Parameter {
+fn custom(choice: &ParameterChoice) -> Parameter {
     match choice {
-        ParameterChoice::BoolParam(value) => Parameter::Bool(value),
-        ParameterChoice::Int64Param(value) => Parameter::Int(value),
-        ParameterChoice::Uint64Param(value) => Parameter::Uint(value),
-        ParameterChoice::DoubleParam(value) => Parameter::Double(value),
-        ParameterChoice::StringParam(value) => Parameter::String(value),
+        ParameterChoice::BoolParam(value) => Parameter::Bool(*value),
+        ParameterChoice::Int64Param(value) => Parameter::Int(*value),
+        ParameterChoice::Uint64Param(value) => Parameter::Uint(*value),
+        ParameterChoice::DoubleParam(value) => Parameter::Double(*value),
+        ParameterChoice::StringParam(value) => Parameter::String(value.clone()),
     }
 }
 
-fn read_outputs(outputs: Vec<InferRequestedOutputTensor>) -> Result<(Vec<String>, Vec<ListedOutput>)> {
-    let mut names = Vec::with_capacity(outputs.len());
-    let mut listed = Vec::with_capacity(outputs.len());
+/// The outputs that a request lists, and how each is to be written.
+#[derive(Default)]
+struct Outputs {
+    names: Vec<String>,
+    listed: Vec<ListedOutput>,
+    shared: Vec<Option<SharedPart>>,
+}
+
+fn read_outputs(outputs: Vec<InferRequestedOutputTensor>, resolver: &mut Resolver<'_>) -> Result<Outputs> {
+    let mut read = Outputs::default();
     for (index, InferRequestedOutputTensor { name, parameters }) in outputs.into_iter().enumerate() {
         check::name(&name, Field::output(index, "name"))?;
-        names.push(name);
-        listed.push(read_output(index, parameters)?);
+        let (listed, shared) = read_output(index, &parameters)?;
+        let part = if shared.is_given() { Some(resolver.output(index, shared)?) } else { None };
+        if listed.classification.is_some() && part.is_some() {
+            return Err(Field::output(index, classify::CLASSIFICATION)
+                .invalid("expected none beside shared_memory_region, got both"));
+        }
+        read.names.push(name);
+        read.listed.push(listed);
+        read.shared.push(part);
     }
-    Ok((names, listed))
+    Ok(read)
 }
 
-fn read_output(index: usize, parameters: Parameters) -> Result<ListedOutput> {
+fn read_output(index: usize, parameters: &Parameters) -> Result<(ListedOutput, SharedParameters)> {
     let field = Field::output(index, "parameters");
-    check_keys(&parameters, field)?;
+    check_keys(parameters, field)?;
     let mut listed = ListedOutput { binary: true, classification: None };
+    let mut shared = SharedParameters::default();
     for (key, parameter) in parameters {
-        let choice = choice(parameter, field, &key)?;
+        if shared_parameter(&mut shared, key, parameter, |member| Field::output(index, member))? {
+            continue;
+        }
+        let choice = choice(parameter, field, key)?;
         if key == "classification" {
             let field = Field::output(index, classify::CLASSIFICATION);
             let count = integer(choice, field)?;
@@ -324,7 +413,7 @@ fn read_output(index: usize, parameters: Parameters) -> Result<ListedOutput> {
             listed.classification = usize::try_from(count).ok();
         }
     }
-    Ok(listed)
+    Ok((listed, shared))
 }
 
 /// An answer as a message without its raw contents, and these.
@@ -336,6 +425,7 @@ pub fn encode_message(
     id: Option<String>,
     format: &OutputFormat,
 ) -> Result<(ModelInferResponse, Vec<Memory>)> {
+    shared::write_outputs(&response.outputs, &format.shared)?;
     let InferenceResponse { model, version, outputs, .. } = response;
     let mut described = Vec::with_capacity(outputs.len());
     let mut raw = Vec::with_capacity(outputs.len());
@@ -345,13 +435,16 @@ pub fn encode_message(
             None => tensor,
         };
         let shape = tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();
+        let part = format.shared(index);
         described.push(InferOutputTensor {
             name,
             datatype: tensor.datatype().name().to_owned(),
             shape,
-            ..InferOutputTensor::default()
+            parameters: part.map(|part| shared_parameters(part, &tensor)).unwrap_or_default(),
+            contents: None,
         });
-        raw.push(tensor.into_memory());
+        // An output in shared memory has its place here too, and nothing in it.
+        raw.push(if part.is_some() { Memory::default() } else { tensor.into_memory() });
     }
     let message = ModelInferResponse {
         model_name: model,
@@ -361,4 +454,19 @@ pub fn encode_message(
         ..ModelInferResponse::default()
     };
     Ok((message, raw))
+}
+
+/// Where in shared memory an output is, and how much of the part it takes.
+fn shared_parameters(part: &SharedPart, tensor: &Tensor) -> Parameters {
+    let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
+    let integer =
+        |value: u64| parameter(ParameterChoice::Int64Param(i64::try_from(value).unwrap_or(i64::MAX)));
+    Parameters::from([
+        (
+            "shared_memory_region".to_owned(),
+            parameter(ParameterChoice::StringParam(part.region().to_owned())),
+        ),
+        ("shared_memory_byte_size".to_owned(), integer(tensor.memory().len() as u64)),
+        ("shared_memory_offset".to_owned(), integer(part.offset())),
+    ])
 }

@@ -2,13 +2,13 @@
 //!
 //! Reads the protocol's JSON with its binary tensor extension straight into tensors, without a tree of values in
 //! between, and writes the answer. It knows no model: names, types and shapes are compared with a signature
-//! elsewhere. No I/O.
+//! elsewhere. No I/O of its own: memory that callers share is behind [`Regions`].
 //!
 //! Always: no input makes it panic or recurse; memory grows with the bytes received, not with the shapes
 //! declared; an error names the field, what was expected and what came.
 //!
 //! **Source:** Open Inference Protocol, "Inference"; Triton's extensions "binary tensor data", "classification",
-//! "parameters".
+//! "parameters", "shared memory".
 
 mod accept;
 mod binary;
@@ -24,21 +24,25 @@ mod message;
 mod number;
 mod parameters;
 mod scan;
+mod shared;
 mod string;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use axon::request::{InferenceResponse, Inputs, Parameter, Sequence};
+use axon::request::{InferenceResponse, Inputs, NamedTensor, Parameter, Sequence};
 
 pub use accept::{Encoding, compress, negotiate};
 pub use binary::{decode_raw, parse_header_length};
 pub use content::decode_content;
-pub use decode::decode;
+pub use decode::{DecodeOptions, Parsed, decode};
 pub use encode::{Encoded, encode};
 pub use generate::{Generated, decode_generate, encode_generate, event};
 pub use message::{decode_message, encode_message};
+pub use shared::{
+    NoRegion, Region, Regions, Resolver, SharedInput, SharedParameters, SharedPart, write_outputs,
+};
 
 /// A request body, read.
 #[derive(Debug)]
@@ -51,9 +55,9 @@ pub struct Decoded {
     pub timeout: Option<Duration>,
     /// 1 is the most urgent; 0 leaves it to the model.
     pub priority: u64,
-    /// The sequence that it belongs to.
+    /// The sequence that the request belongs to.
     pub sequence: Option<Sequence>,
-    /// What else the caller says, by name.
+    /// The parameters that are the caller's own, in its order, each name once.
     pub parameters: Vec<(String, Parameter)>,
     /// The caller's name for the request, which its answer repeats; never empty.
     pub id: Option<String>,
@@ -62,24 +66,35 @@ pub struct Decoded {
 }
 
 /// How a caller wants outputs written; the default is JSON for all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct OutputFormat {
     /// Binary for outputs that the request does not list: `binary_data_output`.
     binary: bool,
     /// The outputs that the request lists, in its order, which is the response's.
     listed: Vec<ListedOutput>,
+    /// Where in shared memory those go that the request lists, in its order.
+    shared: Vec<Option<SharedPart>>,
 }
 
 impl OutputFormat {
     /// The bytes of a response's tensors that are to be written as text.
     #[must_use]
     pub fn text_bytes(&self, response: &InferenceResponse) -> usize {
-        let is_text = |index: usize| {
+        bytes_of(response, |index| {
             let listed = self.of(index);
-            !listed.binary || listed.classification.is_some()
-        };
-        let outputs = response.outputs.iter().enumerate().filter(|(index, _)| is_text(*index));
-        outputs.map(|(_, output)| output.tensor.memory().len()).sum()
+            (!listed.binary || listed.classification.is_some()) && self.shared(index).is_none()
+        })
+    }
+
+    /// The bytes of a response's tensors that are to be copied to shared memory.
+    #[must_use]
+    pub fn shared_bytes(&self, response: &InferenceResponse) -> usize {
+        bytes_of(response, |index| self.shared(index).is_some())
+    }
+
+    /// Where in shared memory the output at `index` in the response goes.
+    fn shared(&self, index: usize) -> Option<&SharedPart> {
+        self.shared.get(index).and_then(Option::as_ref)
     }
 
     /// The format of the output at `index` in the response.
@@ -87,6 +102,14 @@ impl OutputFormat {
         let unlisted = ListedOutput { binary: self.binary, classification: None };
         self.listed.get(index).copied().unwrap_or(unlisted)
     }
+}
+
+/// The bytes of the outputs of a response whose index is `wanted`.
+fn bytes_of(response: &InferenceResponse, wanted: impl Fn(usize) -> bool) -> usize {
+    let bytes = |(index, output): (usize, &NamedTensor)| {
+        if wanted(index) { output.tensor.memory().len() } else { 0 }
+    };
+    response.outputs.iter().enumerate().map(bytes).sum()
 }
 
 /// How one output is to be written.

@@ -165,8 +165,34 @@ impl Number {
     }
 }
 
+/// A value of floating point that JSON has no number for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Special {
+    Nan,
+    Infinity,
+    NegativeInfinity,
+}
+
+impl Special {
+    pub const ALL: [Self; 3] = [Self::Nan, Self::Infinity, Self::NegativeInfinity];
+
+    /// The text that some writers take for JSON.
+    pub fn text(self) -> &'static [u8] {
+        match self {
+            Self::Nan => b"NaN",
+            Self::Infinity => b"Infinity",
+            Self::NegativeInfinity => b"-Infinity",
+        }
+    }
+}
+
 /// A tensor element that JSON writes as a number.
 pub(super) trait Scalar: Element {
+    /// The element that is `special`; `None` for an integer.
+    fn from_special(_special: Special) -> Option<Self> {
+        None
+    }
+
     /// The element nearest to the number, whose own `text` this is; `None` when it has none.
     fn from_number(number: &Number, text: &str) -> Option<Self>;
 
@@ -228,6 +254,14 @@ macro_rules! floating {
             fn from_number(number: &Number, text: &str) -> Option<Self> {
                 let convert: fn(Number, &str) -> Option<Self> = $convert;
                 convert(*number, text)
+            }
+
+            fn from_special(special: Special) -> Option<Self> {
+                Some(match special {
+                    Special::Nan => Self::NAN,
+                    Special::Infinity => Self::INFINITY,
+                    Special::NegativeInfinity => Self::NEG_INFINITY,
+                })
             }
 
             fn expected() -> String {

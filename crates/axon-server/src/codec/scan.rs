@@ -10,7 +10,7 @@ use std::fmt;
 use axon::error::{Echo, Error, Result};
 
 use super::field::Field;
-use super::number::{self, Number};
+use super::number::{self, Number, Special};
 use super::string;
 
 /// The most arrays and objects inside each other. **Source:** Triton's limit.
@@ -69,6 +69,7 @@ pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     end: End,
+    nan: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -78,10 +79,10 @@ impl<'a> Scanner<'a> {
         // UTF-16 without a byte order mark is valid UTF-8, with a NUL at every other byte.
         if let Some(nul) = json.iter().take(2).position(|&byte| byte == 0) {
             let text = json.get(..nul).and_then(|start| str::from_utf8(start).ok());
-            return Self { text: text.unwrap_or_default(), at: 0, end: End::NotUtf8(0) };
+            return Self { text: text.unwrap_or_default(), at: 0, end: End::NotUtf8(0), nan: false };
         }
         let error = match str::from_utf8(json) {
-            Ok(text) => return Self { text, at: 0, end },
+            Ok(text) => return Self { text, at: 0, end, nan: false },
             Err(error) => error,
         };
         let (valid, rest) = json.split_at_checked(error.valid_up_to()).unwrap_or_default();
@@ -90,7 +91,20 @@ impl<'a> Scanner<'a> {
             Some(&byte) => End::NotUtf8(byte),
             None => end,
         };
-        Self { text: str::from_utf8(valid).unwrap_or_default(), at: 0, end }
+        Self { text: str::from_utf8(valid).unwrap_or_default(), at: 0, end, nan: false }
+    }
+
+    /// The same scanner, which says that `NaN` and its like may be elements, or not.
+    pub fn with_nan(self, nan: bool) -> Self {
+        Self { nan, ..self }
+    }
+
+    /// Reads the `NaN` or infinity that begins here, where elements may be one.
+    pub fn special(&mut self) -> Option<Special> {
+        let special =
+            self.nan.then(|| Special::ALL.into_iter().find(|one| self.rest().starts_with(one.text())))??;
+        self.at += special.text().len();
+        Some(special)
     }
 
     /// The position, in bytes.

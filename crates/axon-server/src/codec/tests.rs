@@ -7,6 +7,7 @@ mod number;
 mod parameter_rows;
 mod response;
 mod round_trip;
+mod shared_rows;
 mod tensor_rows;
 
 use std::num::NonZeroUsize;
@@ -17,7 +18,7 @@ use axon::signature::{Dimension, Signature, TensorSpec};
 use axon::{DataType, ErrorKind, Tensor};
 use bytes::Bytes;
 
-use super::{Decoded, decode};
+use super::{DecodeOptions, Decoded, Parsed};
 
 pub(super) use mutation::Random;
 
@@ -32,6 +33,11 @@ fn signature() -> Signature {
         inputs: vec![spec("INPUT0", DataType::Fp32, &[-1, 3])],
         outputs: vec![spec("OUTPUT0", DataType::Fp32, &[-1, 3])],
     }
+}
+
+/// Reads a body as a server without shared memory does.
+fn decode(body: Bytes, header_length: Option<usize>) -> Result<Decoded> {
+    super::decode(body, header_length, &DecodeOptions::default()).and_then(Parsed::finish)
 }
 
 fn decode_json(body: impl AsRef<[u8]>) -> Result<Decoded> {

@@ -35,24 +35,22 @@ pub(super) struct Question {
 
 /// Reads a question of `length` bytes; it waits for the shorter of its own timeout and the call's.
 pub(super) async fn read(
+    app: &App,
     mut message: ModelInferRequest,
     length: usize,
     timeout: Option<Duration>,
 ) -> Result<Question> {
     let model = std::mem::take(&mut message.model_name);
     let version = calls::parse(&message.model_version)?;
-    off_the_wire(length > INLINE, move || {
-        let Decoded { inputs, outputs, timeout: own, id, format, priority, sequence, parameters } =
-            codec::decode_message(message)?;
-        let timeout = match (own, timeout) {
-            (Some(own), Some(call)) => Some(own.min(call)),
-            (own, call) => own.or(call),
-        };
-        let request =
-            InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-        Ok(Question { request, id, format })
-    })
-    .await
+    let decoded = app.decode(length > INLINE, move |options| codec::decode_message(message, options)).await?;
+    let Decoded { inputs, outputs, timeout: own, id, format, priority, sequence, parameters } = decoded;
+    let timeout = match (own, timeout) {
+        (Some(own), Some(call)) => Some(own.min(call)),
+        (own, call) => own.or(call),
+    };
+    let request =
+        InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
+    Ok(Question { request, id, format })
 }
 
 /// The answer's message without its raw contents, and these.
@@ -60,7 +58,8 @@ pub(super) async fn ask(app: &App, question: Question) -> Result<(ModelInferResp
     let Question { request, id, format } = question;
     let model = request.model.clone();
     let response = app.ask(request).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
-    codec::encode_message(response, id, &format)
+    let is_long = format.shared_bytes(&response) > INLINE;
+    off_the_wire(is_long, move || codec::encode_message(response, id, &format)).await
 }
 
 /// Writes the raw contents behind the rest of the message, without copying them.
@@ -83,7 +82,7 @@ pub(super) fn encode(message: &ModelInferResponse, raw: Vec<Memory>) -> Result<(
 
 pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Result<Response<GrpcBody>> {
     let length = message.len();
-    let question = read(decode(message)?, length, call.timeout).await?;
+    let question = read(app, decode(message)?, length, call.timeout).await?;
     let (model, id) = (question.request.model.clone(), question.id.clone());
     match ask(app, question).await {
         Ok((message, raw)) => {

@@ -112,7 +112,7 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
     let answer = tokio::spawn(async move {
         let _guard = app.enter()?;
-        let question = infer::read(message?, length, timeout).await?;
+        let question = infer::read(&app, message?, length, timeout).await?;
         let (mut message, raw) = infer::ask(&app, question).await?;
         let choice = Some(ParameterChoice::BoolParam(true));
         message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });

@@ -146,7 +146,8 @@ impl<'a> Checker<'a> {
     fn refuse(&self, fields: &Fields) -> Result<()> {
         let operations = fields.model_operations.as_ref();
         let agents = fields.model_repository_agents.as_ref();
-        let accelerators = fields.optimization.as_ref().and_then(|hints| hints.execution_accelerators.as_ref());
+        let accelerators =
+            fields.optimization.as_ref().and_then(|hints| hints.execution_accelerators.as_ref());
         let refused = [
             (fields.ensemble_scheduling.is_some(), "ensemble_scheduling"),
             (!fields.batch_input.is_empty(), "batch_input"),
@@ -173,8 +174,11 @@ impl<'a> Checker<'a> {
         let by_platform = self.known("platform", &fields.platform, Backend::by_platform)?;
         match (by_backend, by_platform) {
             (Some(one), Some(other)) if one != other => {
-                let problem =
-                    format_args!("expected `{}` or nothing, as the backend is `{}`", one.platform(), one.name());
+                let problem = format_args!(
+                    "expected `{}` or nothing, as the backend is `{}`",
+                    one.platform(),
+                    one.name()
+                );
                 Err(self.error("platform", problem))
             }
             (one, other) => Ok(one.or(other)),
@@ -190,12 +194,12 @@ impl<'a> Checker<'a> {
         if name.is_empty() {
             return Ok(None);
         }
-        let unknown = || {
-            let names = Backend::ALL.map(|backend| {
-                if path == "backend" { backend.name() } else { backend.platform() }
-            });
-            self.error(path, format_args!("{}; got {}", suggestion(name, names.into_iter()), Echo(name)))
-        };
+        let unknown =
+            || {
+                let names = Backend::ALL
+                    .map(|backend| if path == "backend" { backend.name() } else { backend.platform() });
+                self.error(path, format_args!("{}; got {}", suggestion(name, names.into_iter()), Echo(name)))
+            };
         find(name).map(Some).ok_or_else(unknown)
     }
 
@@ -209,9 +213,10 @@ impl<'a> Checker<'a> {
             let path = "version_policy.specific.versions";
             let mut versions = Vec::with_capacity(specific.versions.len());
             for (index, &version) in specific.versions.iter().enumerate() {
-                let version = u64::try_from(version).ok().filter(|&version| version > 0).ok_or_else(|| {
-                    self.out_of_range(&format!("{path}[{index}]"), 1, i64::MAX, version)
-                })?;
+                let version = u64::try_from(version)
+                    .ok()
+                    .filter(|&version| version > 0)
+                    .ok_or_else(|| self.out_of_range(&format!("{path}[{index}]"), 1, i64::MAX, version))?;
                 versions.push(version);
             }
             if versions.is_empty() {
@@ -228,7 +233,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn tensors(&mut self, side: &str, tensors: &[TensorFields], is_batched: bool) -> Result<Vec<TensorConfig>> {
+    fn tensors(
+        &mut self,
+        side: &str,
+        tensors: &[TensorFields],
+        is_batched: bool,
+    ) -> Result<Vec<TensorConfig>> {
         let mut checked: Vec<TensorConfig> = Vec::with_capacity(tensors.len());
         for (index, fields) in tensors.iter().enumerate() {
             let at = format!("{side}[{index}]");
@@ -273,7 +283,8 @@ impl<'a> Checker<'a> {
         }
         each_dimension(path, shape, self)?;
         let pieces = |sizes: &[i64]| -> Option<Vec<i64>> {
-            let piece = |piece: &[i64]| piece.iter().try_fold(1_i64, |product, size| product.checked_mul(*size));
+            let piece =
+                |piece: &[i64]| piece.iter().try_fold(1_i64, |product, size| product.checked_mul(*size));
             sizes.split(|&size| size == -1).map(piece).collect()
         };
         match (pieces(dims), pieces(shape)) {
@@ -282,7 +293,11 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn dynamic_batching(&mut self, fields: &DynamicBatchingFields, max_batch_size: i32) -> Result<QueuePolicy> {
+    fn dynamic_batching(
+        &mut self,
+        fields: &DynamicBatchingFields,
+        max_batch_size: i32,
+    ) -> Result<QueuePolicy> {
         let at = |field: &str| format!("dynamic_batching.{field}");
         let preferred = at("preferred_batch_size");
         let sizes = self.preferred(&preferred, &fields.preferred_batch_size)?;
@@ -307,7 +322,8 @@ impl<'a> Checker<'a> {
         for (level, policy) in &fields.priority_queue_policy {
             let path = at("priority_queue_policy");
             if level.parse().is_ok_and(|level: u64| level == 0 || level > levels) {
-                let problem = format_args!("expected a level from 1 to priority_levels {levels}, got {level}");
+                let problem =
+                    format_args!("expected a level from 1 to priority_levels {levels}, got {level}");
                 return Err(self.error(&path, problem));
             }
             self.queue_policy(&path, policy)?;
@@ -321,7 +337,9 @@ impl<'a> Checker<'a> {
         ];
         unused.iter().filter(|(is_given, _)| *is_given).for_each(|(_, field)| self.unused(&at(field)));
         let policy = fields.default_queue_policy.as_ref();
-        policy.map_or(Ok(QueuePolicy::default()), |policy| self.queue_policy(&at("default_queue_policy"), policy))
+        policy.map_or(Ok(QueuePolicy::default()), |policy| {
+            self.queue_policy(&at("default_queue_policy"), policy)
+        })
     }
 
     fn queue_policy(&self, at: &str, fields: &QueuePolicyFields) -> Result<QueuePolicy> {
@@ -355,7 +373,12 @@ impl<'a> Checker<'a> {
             let count = if is_unset { 1 } else { group.count };
             total = total.saturating_add(count);
             if !(1..=MAX_INSTANCES).contains(&count) || total > MAX_INSTANCES {
-                return Err(self.out_of_range(&at("count"), 1, MAX_INSTANCES.into(), count.max(total).into()));
+                return Err(self.out_of_range(
+                    &at("count"),
+                    1,
+                    MAX_INSTANCES.into(),
+                    count.max(total).into(),
+                ));
             }
             let kind = match group.kind.as_str() {
                 "KIND_GPU" => InstanceKind::Gpu,
@@ -391,7 +414,8 @@ impl<'a> Checker<'a> {
                 continue;
             }
             let milliseconds = parameter.string_value.parse().ok();
-            let milliseconds = milliseconds.filter(|&milliseconds: &u64| milliseconds <= MAX_EXECUTE_DELAY_MS);
+            let milliseconds =
+                milliseconds.filter(|&milliseconds: &u64| milliseconds <= MAX_EXECUTE_DELAY_MS);
             let milliseconds = milliseconds.ok_or_else(|| {
                 self.error(
                     &format!("parameters.{EXECUTE_DELAY}"),

@@ -26,13 +26,10 @@ pub(super) fn check_relative(name: &str) -> Result<(), String> {
 /// # Errors
 /// [`ErrorKind::InvalidModel`] when it is not there, is outside, or is no regular file.
 pub fn confined(folder: &Path, name: &str) -> Result<PathBuf> {
-    let invalid = |problem: &str| {
-        Error::new(ErrorKind::InvalidModel, format!("{problem}, got {}", Echo(name)))
-    };
+    let invalid =
+        |problem: &str| Error::new(ErrorKind::InvalidModel, format!("{problem}, got {}", Echo(name)));
     check_relative(name).map_err(|problem| Error::new(ErrorKind::InvalidModel, problem))?;
-    let missing = |error: std::io::Error| {
-        invalid("expected a file in the model's folder").with_source(error)
-    };
+    let missing = |error: std::io::Error| invalid("expected a file in the model's folder").with_source(error);
     let folder = folder.canonicalize().map_err(missing)?;
     let file = folder.join(name).canonicalize().map_err(missing)?;
     if !file.starts_with(&folder) {

@@ -76,7 +76,8 @@ impl Layout {
     }
 
     fn take(&self, slot: &Slot, tensors: &[Tensor]) -> Result<Tensor> {
-        let tensor = tensors.get(slot.from).ok_or_else(|| Error::internal("a tensor of the layout is missing"))?;
+        let tensor =
+            tensors.get(slot.from).ok_or_else(|| Error::internal("a tensor of the layout is missing"))?;
         if slot.before == slot.after {
             return Ok(tensor.clone());
         }
@@ -151,7 +152,8 @@ impl ModelConfiguration {
     /// Checks that the model takes any number of rows, or the one that is configured.
     fn check_rows(&self, model: &Signature, rows: NonZeroUsize) -> Result<()> {
         let sides = [(Side::Input, &model.inputs), (Side::Output, &model.outputs)];
-        for (side, spec) in sides.iter().flat_map(|(side, specs)| specs.iter().map(move |spec| (side, spec))) {
+        for (side, spec) in sides.iter().flat_map(|(side, specs)| specs.iter().map(move |spec| (side, spec)))
+        {
             let takes = match &spec.shape {
                 None => true,
                 Some(shape) => match shape.first() {
@@ -229,7 +231,10 @@ impl Layout {
     fn is_plain(&self, model: &Signature) -> bool {
         let plain = |slots: &[Slot], count: usize| {
             slots.len() == count
-                && slots.iter().enumerate().all(|(index, slot)| slot.from == index && slot.before == slot.after)
+                && slots
+                    .iter()
+                    .enumerate()
+                    .all(|(index, slot)| slot.from == index && slot.before == slot.after)
         };
         plain(&self.inputs, model.inputs.len()) && plain(&self.outputs, model.outputs.len())
     }
@@ -313,7 +318,8 @@ impl Fitting<'_> {
 
     fn check(&self, at: &str, spec: &TensorSpec, datatype: DataType, dims: &[i64]) -> Result<()> {
         if datatype != spec.datatype {
-            let problem = format_args!("config {}, model {}", data_type_name(datatype), data_type_name(spec.datatype));
+            let problem =
+                format_args!("config {}, model {}", data_type_name(datatype), data_type_name(spec.datatype));
             return Err(self.configuration.error(&format!("{at}.data_type"), problem));
         }
         if spec.shape.is_none() {
@@ -328,7 +334,9 @@ impl Fitting<'_> {
             return Ok(());
         }
         let rows = match (self.is_batched, self.configuration.max_batch_size()) {
-            (true, Some(rows)) => format!("; both without the dimension of rows that max_batch_size {rows} means"),
+            (true, Some(rows)) => {
+                format!("; both without the dimension of rows that max_batch_size {rows} means")
+            }
             (true, None) => "; both without the dimension of rows".to_owned(),
             (false, _) if model.len() == dims.len() + 1 => {
                 "\nhint: set max_batch_size where dimension 0 is rows".to_owned()

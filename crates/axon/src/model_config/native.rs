@@ -64,7 +64,10 @@ impl Reader<'_> {
     fn unknown(&self, key: &Spanned<toml::de::DeString<'_>>, holder: &str, names: &[&str]) -> Problem {
         let dot = if holder.is_empty() { "" } else { "." };
         let hint = suggestion(key.get_ref(), names.iter().copied());
-        Problem::new(key.span().start, format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())))
+        Problem::new(
+            key.span().start,
+            format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())),
+        )
     }
 
     /// Notes that the field at `path` is written here as `key`.
@@ -243,7 +246,15 @@ impl Reader<'_> {
 
     fn sequence(&mut self, item: &Item<'_>) -> Result<()> {
         const NAMES: [&str; 9] = [
-            "strategy", "max_idle_ms", "max_sequences", "start", "ready", "end", "id", "states", "max_queue_delay_us",
+            "strategy",
+            "max_idle_ms",
+            "max_sequences",
+            "start",
+            "ready",
+            "end",
+            "id",
+            "states",
+            "max_queue_delay_us",
         ];
         self.note("sequence_batching", "sequence", item);
         let mut sequence = json!({});
@@ -277,7 +288,10 @@ impl Reader<'_> {
             }
         }
         if strategy == "direct" && choice.get("max_candidate_sequences").is_some() {
-            return Err(Problem::new(item.span().start, "sequence.max_sequences: expected strategy `oldest` with it"));
+            return Err(Problem::new(
+                item.span().start,
+                "sequence.max_sequences: expected strategy `oldest` with it",
+            ));
         }
         sequence["control_input"] = Value::Array(controls);
         sequence[strategy] = choice;
@@ -297,7 +311,8 @@ impl Reader<'_> {
                 _ => return Err(self.unknown(name, key, &["input", "datatype", "values"])),
             }
         }
-        let missing = |what: &str| Problem::new(item.span().start, format_args!("{key}: expected a key {what}"));
+        let missing =
+            |what: &str| Problem::new(item.span().start, format_args!("{key}: expected a key {what}"));
         let input = input.ok_or_else(|| missing("input"))?;
         let (name, at) = datatype_name.ok_or_else(|| missing("datatype"))?;
         let kind_name = match kind {

@@ -129,7 +129,13 @@ impl<'a, 'o> Parser<'a, 'o> {
         end: &Token<'_>,
     ) -> Result<(FieldDescriptor, usize)> {
         let place = self.place;
-        let expected = || if *end == Token::End { "a field name".to_owned() } else { format!("a field name or {}", end.describe()) };
+        let expected = || {
+            if *end == Token::End {
+                "a field name".to_owned()
+            } else {
+                format!("a field name or {}", end.describe())
+            }
+        };
         let name = match (&self.token, self.syntax) {
             (Token::Name(name), Syntax::Text) => (*name).to_owned(),
             (Token::Text(name), Syntax::Json) => name.clone(),
@@ -195,7 +201,8 @@ impl<'a, 'o> Parser<'a, 'o> {
             let holder = self.path.len();
             return self.each(&mut |parser| {
                 if list.len() >= MAX_ELEMENTS {
-                    return Err(parser.problem(parser.place, format_args!("expected at most {MAX_ELEMENTS} elements")));
+                    return Err(parser
+                        .problem(parser.place, format_args!("expected at most {MAX_ELEMENTS} elements")));
                 }
                 parser.path.push_str(&format!("[{}]", list.len()));
                 parser.origin.note(&parser.path, parser.place);
@@ -252,7 +259,9 @@ impl<'a, 'o> Parser<'a, 'o> {
             let Token::Text(key) = self.advance()? else { return Err(self.unexpected("a string")) };
             let is_number = entry.map_entry_key_field().kind() == Kind::Uint64;
             if is_number && key.parse::<u64>().is_err() {
-                return Err(self.problem(place, format_args!("expected an integer from 0, got {}", Echo(&key))));
+                return Err(
+                    self.problem(place, format_args!("expected an integer from 0, got {}", Echo(&key)))
+                );
             }
             self.expect(':')?;
             let value = self.value(&entry.map_entry_value_field().kind())?;
@@ -310,7 +319,9 @@ impl<'a, 'o> Parser<'a, 'o> {
     fn bool(&mut self) -> Result<Value> {
         let value = match (&self.token, self.syntax) {
             (Token::Name("true"), _) | (Token::Name("True" | "t") | Token::Number("1"), Syntax::Text) => true,
-            (Token::Name("false"), _) | (Token::Name("False" | "f") | Token::Number("0"), Syntax::Text) => false,
+            (Token::Name("false"), _) | (Token::Name("False" | "f") | Token::Number("0"), Syntax::Text) => {
+                false
+            }
             _ => return Err(self.unexpected("true or false")),
         };
         self.advance()?;
@@ -366,7 +377,10 @@ impl<'a, 'o> Parser<'a, 'o> {
             let sign = if is_negative { "-" } else { "" };
             return Err(self.problem(
                 place,
-                format_args!("expected an integer from {least} to {most}, got {}", Echo(&format!("{sign}{digits}"))),
+                format_args!(
+                    "expected an integer from {least} to {most}, got {}",
+                    Echo(&format!("{sign}{digits}"))
+                ),
             ));
         };
         self.advance()?;

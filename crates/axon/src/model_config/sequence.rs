@@ -169,10 +169,9 @@ impl SequenceBatching {
             });
         }
         let at = |field: &str| format!("{AT}.direct.{field}");
-        let (delay, utilization) =
-            fields.direct.as_ref().map_or((0, 0.0), |direct| {
-                (direct.max_queue_delay_microseconds, direct.minimum_slot_utilization)
-            });
+        let (delay, utilization) = fields.direct.as_ref().map_or((0, 0.0), |direct| {
+            (direct.max_queue_delay_microseconds, direct.minimum_slot_utilization)
+        });
         if !(0.0..=1.0).contains(&utilization) {
             let problem = format_args!("expected a share from 0 to 1, got {utilization}");
             return Err(checker.error(&at("minimum_slot_utilization"), problem));
@@ -184,12 +183,7 @@ impl SequenceBatching {
     }
 }
 
-fn read_control(
-    name: &str,
-    fields: &ControlFields,
-    at: &str,
-    checker: &Checker<'_>,
-) -> Result<ControlInput> {
+fn read_control(name: &str, fields: &ControlFields, at: &str, checker: &Checker<'_>) -> Result<ControlInput> {
     let kind = match fields.kind.as_str() {
         "CONTROL_SEQUENCE_READY" => ControlKind::Ready,
         "CONTROL_SEQUENCE_END" => ControlKind::End,
@@ -204,11 +198,9 @@ fn read_control(
         }
         let path = format!("{at}.data_type");
         let datatype = data_type(&path, &fields.data_type, checker)?;
-        let allowed =
-            [DataType::Uint64, DataType::Int64, DataType::Uint32, DataType::Int32, DataType::Bytes];
+        let allowed = [DataType::Uint64, DataType::Int64, DataType::Uint32, DataType::Int32, DataType::Bytes];
         if !allowed.contains(&datatype) {
-            let problem =
-                "expected TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 or TYPE_STRING for a correlation id";
+            let problem = "expected TYPE_UINT64, TYPE_INT64, TYPE_UINT32, TYPE_INT32 or TYPE_STRING for a correlation id";
             return Err(checker.error(&path, problem));
         }
         return Ok(ControlInput { name: name.to_owned(), kind, datatype, values: None });

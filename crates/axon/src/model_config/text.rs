@@ -134,7 +134,10 @@ impl<'a> Lexer<'a> {
             }
         }
         let Some(length) = end else {
-            return Err(Problem::new(place, format_args!("expected the string to end with `{quote}` in its line")));
+            return Err(Problem::new(
+                place,
+                format_args!("expected the string to end with `{quote}` in its line"),
+            ));
         };
         self.offset += length + 2;
         let invalid = |what: &str| Problem::new(place, format_args!("expected {what} in the string"));
@@ -162,7 +165,8 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
         bytes.extend_from_slice(plain.as_bytes());
         let kind = escape.chars().next()?;
         let digits = |from: usize, most: usize, radix: u32| {
-            let digits = escape.chars().skip(from).take(most).take_while(|digit| digit.is_digit(radix)).count();
+            let digits =
+                escape.chars().skip(from).take(most).take_while(|digit| digit.is_digit(radix)).count();
             let number = u32::from_str_radix(escape.get(from..from + digits)?, radix).ok()?;
             Some((number, from + digits))
         };

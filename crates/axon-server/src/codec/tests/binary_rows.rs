@@ -5,8 +5,9 @@ use axon::signature::TensorSpec;
 use axon::{DataType, ErrorKind, Tensor};
 use bytes::Bytes;
 
+use super::decode;
 use super::{assert_error, inputs, spec};
-use crate::codec::{ListedOutput, decode, decode_raw, parse_header_length};
+use crate::codec::{ListedOutput, decode_raw, parse_header_length};
 
 const HEADER: &str = "Inference-Header-Content-Length";
 const SIZE: &str = "inputs[0].parameters.binary_data_size";

@@ -5,7 +5,9 @@ use axon::{DataType, Tensor};
 use bytes::Bytes;
 
 use super::{inputs, spec};
-use crate::codec::{Decoded, decode, decode_content, decode_raw, parse_header_length};
+use crate::codec::{self, DecodeOptions, Decoded, Parsed, decode_content, decode_raw, parse_header_length};
+use crate::shared_memory::SharedMemory;
+use crate::shared_memory::tests::Object;
 
 /// A generator of numbers that only the seed decides. **Source:** Marsaglia, "Xorshift RNGs".
 pub struct Random(u64);
@@ -37,6 +39,9 @@ impl Random {
     }
 }
 
+/// The bytes of the region `r`.
+const REGION: usize = 64;
+
 /// Good bodies, each with the length of its JSON part.
 fn seeds() -> Vec<(Vec<u8>, Option<usize>)> {
     let json = [
@@ -46,10 +51,12 @@ fn seeds() -> Vec<(Vec<u8>, Option<usize>)> {
         r#"{"parameters":{"timeout":1000,"sequence_id":5,"sequence_start":true,"priority":2,"k":"v","binary_data_output":true},"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3,"binary_data":true}}]}"#,
         r#"{"inputs":[{"name":"h","datatype":"FP16","shape":[1,1,2],"data":[[[1.5,65504]]]},{"name":"u","datatype":"UINT8","shape":[0],"data":[]}]}"#,
     ];
+    let shared = r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":8,"shared_memory_offset":3}}],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r","shared_memory_byte_size":64}}]}"#;
     let binary = r#"{"inputs":[{"name":"a","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}},{"name":"b","datatype":"BYTES","shape":[2],"parameters":{"binary_data_size":11}},{"name":"c","datatype":"BOOL","shape":[2],"parameters":{"binary_data_size":2}}]}"#;
     let tensors = b"\0\0\x80\x3f\0\0\0\x40\x03\0\0\0abc\0\0\0\0\x01\0";
     let mut seeds: Vec<_> = json.iter().map(|json| (json.as_bytes().to_vec(), None)).collect();
     seeds.push(([binary.as_bytes(), tensors].concat(), Some(binary.len())));
+    seeds.push((shared.as_bytes().to_vec(), None));
     seeds
 }
 
@@ -113,7 +120,7 @@ fn assert_sound(decoded: Decoded, length: usize) {
         assert!((1..=1024).contains(&named.name.len()) || named.name.is_empty());
         let again = Tensor::new(tensor.datatype(), tensor.shape().clone(), tensor.memory().clone());
         assert_eq!(again.unwrap(), tensor);
-        assert!(tensor.memory().len() <= length.saturating_mul(8) + 8);
+        assert!(tensor.memory().len() <= length.saturating_mul(8) + REGION);
     }
 }
 
@@ -128,6 +135,11 @@ fn broken_bodies_never_panic() {
     const ROUNDS: usize = 20_000;
     let mut random = Random::new(2026);
     let seeds = seeds();
+    let object = Object::new(REGION as u64);
+    let shared_memory = SharedMemory::new(true);
+    shared_memory.register_system("r", &object.key, 0, REGION as u64).unwrap();
+    let options = DecodeOptions { regions: &shared_memory, ..DecodeOptions::default() };
+    let decode = |body, length| codec::decode(body, length, &options).and_then(Parsed::finish);
     for (body, length) in &seeds {
         let whole = body.len();
         assert_sound(decode(body.clone().into(), *length).unwrap(), whole);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use axon::ErrorKind;
+use axon::request::{Parameter, Sequence, SequenceId};
 
-use super::{assert_error, check, decode_json};
-use crate::codec::{ListedOutput, OutputFormat};
+use super::{check, decode_json};
+use crate::codec::{Decoded, ListedOutput};
 
 const INPUTS: &str = r#""inputs":[{"name":"INPUT0","datatype":"FP32","shape":[1,3],"data":[1,2,3]}]"#;
 
@@ -108,7 +108,7 @@ fn b32_b33_outputs() {
 fn formats_follow_the_request() {
     let format = |members: &str| decode_json(with(members)).unwrap().format;
     let listed = |binary, classification| ListedOutput { binary, classification };
-    assert_eq!(format(r#""outputs":[]"#), OutputFormat::default());
+    assert_eq!(format(r#""outputs":[]"#).of(0), ListedOutput::default());
     let all_binary = r#""parameters":{"binary_data_output":true}"#;
     assert_eq!(format(all_binary).of(7), listed(true, None));
     let outputs =
@@ -117,14 +117,50 @@ fn formats_follow_the_request() {
     assert_eq!((both.of(0), both.of(1)), (listed(false, None), listed(true, Some(3))));
 }
 
+fn parameters(text: &str) -> Decoded {
+    decode_json(with(&format!(r#""parameters":{text}"#))).unwrap()
+}
+
 #[test]
-fn shared_memory_is_not_implemented() {
-    let region = r#""parameters":{"shared_memory_region":"r","shared_memory_byte_size":12}"#;
-    let input = format!(r#"{{"inputs":[{{"name":"INPUT0","datatype":"FP32","shape":[1,3],{region}}}]}}"#);
-    let output = with(&format!(r#""outputs":[{{"name":"OUTPUT0",{region}}}]"#));
-    for (body, owner) in [(input, "inputs"), (output, "outputs")] {
-        let error = decode_json(&body).unwrap_err();
-        let field = format!("{owner}[0].parameters.shared_memory_region");
-        assert_error(&error, ErrorKind::Unimplemented, &field, "shared memory is not available", &body);
-    }
+fn a_request_says_its_priority_and_its_sequence() {
+    assert_eq!(parameters("{}").priority, 0);
+    assert_eq!(parameters(r#"{"priority":18446744073709551615}"#).priority, u64::MAX);
+    let sequence = |id, start, end| Some(Sequence { id, start, end });
+    let check = |text: &str, expected: Option<Sequence>| assert_eq!(parameters(text).sequence, expected);
+    check(r#"{"sequence_id":5}"#, sequence(SequenceId::Number(5), false, false));
+    let text = SequenceId::Text("é 1".to_owned());
+    check(r#"{"sequence_end":true,"sequence_id":"é 1","sequence_start":true}"#, sequence(text, true, true));
+    check(r#"{"sequence_id":0,"sequence_end":true}"#, None);
+    check(r#"{"sequence_id":""}"#, None);
+    check(r#"{"sequence_start":true}"#, None);
+}
+
+#[test]
+fn what_else_a_caller_says_is_handed_on_as_it_came() {
+    let text = r#"{"z":-9223372036854775808,"priority":1,"a":18446744073709551615,"d":1e3,"t":true,"s":"\u00e9","big":18446744073709551616,"i":7}"#;
+    let expected = [
+        ("z", Parameter::Int(i64::MIN)),
+        ("a", Parameter::Uint(u64::MAX)),
+        ("d", Parameter::Double(1000.0)),
+        ("t", Parameter::Bool(true)),
+        ("s", Parameter::String("é".to_owned())),
+        ("big", Parameter::Double(18_446_744_073_709_551_616.0)),
+        ("i", Parameter::Int(7)),
+    ];
+    assert_eq!(parameters(text).parameters, expected.map(|(name, value)| (name.to_owned(), value)));
+    assert_eq!(parameters("{}").parameters, []);
+}
+
+#[test]
+fn what_else_a_caller_says_is_bounded() {
+    let check = |parameters: &str, text: &str| {
+        check(with(&format!(r#""parameters":{parameters}"#)), "parameters", text);
+    };
+    check(r#"{"k":1,"k":2}"#, "duplicate key: expected `k` once");
+    check(r#"{"k":1e400}"#, "out of range: expected number from");
+    let half = "x".repeat(32 << 10);
+    check(&format!(r#"{{"a":"{half}","b":"{half}"}}"#), "at most 65536 bytes of names and texts, got 65538");
+    check(&format!(r#"{{"{half}{half}":"x"}}"#), "at most 65536 bytes of names and texts, got 65537");
+    let fits = &half[..(32 << 10) - 2];
+    assert_eq!(parameters(&format!(r#"{{"a":"{half}","b":"{fits}"}}"#)).parameters.len(), 2);
 }

@@ -24,7 +24,7 @@ fn singles(dimensions: &[usize], elements: &[f32]) -> Tensor {
 
 fn listed(binary: &[bool]) -> OutputFormat {
     let listed = binary.iter().map(|&binary| ListedOutput { binary, classification: None });
-    OutputFormat { binary: false, listed: listed.collect() }
+    OutputFormat { listed: listed.collect(), ..OutputFormat::default() }
 }
 
 /// The JSON part that `tensor` makes under the name `y`.
@@ -92,7 +92,7 @@ fn binary_outputs_follow_in_order() {
 
 #[test]
 fn no_binary_bytes_make_a_plain_answer() {
-    let format = OutputFormat { binary: true, listed: Vec::new() };
+    let format = OutputFormat { binary: true, ..OutputFormat::default() };
     let encoded = encode(&response(vec![singles(&[0, 3], &[])]), None, &format).unwrap();
     assert_eq!(encoded.header_length, None);
     assert!(String::from_utf8(encoded.json).unwrap().contains(r#""parameters":{"binary_data_size":0}"#));
@@ -121,7 +121,8 @@ fn what_json_cannot_hold_is_refused() {
 }
 
 fn classes(count: usize, binary: bool) -> OutputFormat {
-    OutputFormat { binary: false, listed: vec![ListedOutput { binary, classification: Some(count) }] }
+    let listed = vec![ListedOutput { binary, classification: Some(count) }];
+    OutputFormat { listed, ..OutputFormat::default() }
 }
 
 #[test]

@@ -5,9 +5,10 @@ use axon::{DataType, Shape, Tensor};
 use bytes::Bytes;
 use synapse::Memory;
 
+use super::decode;
 use super::mutation::Random;
 use super::{decode_json, inputs};
-use crate::codec::{Encoded, OutputFormat, decode, encode};
+use crate::codec::{Encoded, OutputFormat, encode};
 
 /// A tensor of random elements that JSON can hold.
 fn random_tensor(random: &mut Random, datatype: DataType, dimensions: &[usize]) -> Tensor {
@@ -57,7 +58,7 @@ fn every_data_type_reads_back() {
             .collect();
         let response = response(outputs.clone());
         for binary in [false, true] {
-            let format = OutputFormat { binary, listed: Vec::new() };
+            let format = OutputFormat { binary, ..OutputFormat::default() };
             let encoded = encode(&response, Some("7"), &format).unwrap();
             let (body, length) = as_request(&encoded);
             let decoded = decode(body, length).unwrap();

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use axon::DataType;
 use axon::signature::Signature;
+use half::{bf16, f16};
 
 use super::{check, check_with, decode_json, inputs, request, spec, tensor};
+use crate::codec::{self, DecodeOptions, Parsed};
 
 const HEAD: &str = r#""name":"INPUT0","datatype":"FP32","shape":[1,3]"#;
 
@@ -140,6 +142,37 @@ fn b21_to_b24_elements() {
         check(first, &format!("inputs[0].data[{at}]"), "not JSON");
     }
     check(with_data("Infinity"), "inputs[0].data", "not JSON");
+}
+
+#[test]
+fn b24_a_server_may_take_nan_and_infinity_for_floating_point() {
+    let read = |members: &str| {
+        let options = DecodeOptions { nan: true, ..DecodeOptions::default() };
+        let decoded = codec::decode(request(members).into(), None, &options).and_then(Parsed::finish);
+        decoded.map(|decoded| inputs(decoded).remove(0).tensor)
+    };
+    for datatype in ["FP16", "BF16", "FP32", "FP64"] {
+        let head = format!(r#""name":"a","shape":[4],"datatype":"{datatype}""#);
+        let data = r#""data":[NaN, Infinity,-Infinity,-1]"#;
+        for members in [format!("{head},{data}"), format!("{data},{head}")] {
+            let tensor = read(&members).unwrap();
+            let values: Vec<f64> = match datatype {
+                "FP16" => tensor.as_slice::<f16>().unwrap().iter().map(|value| value.to_f64()).collect(),
+                "BF16" => tensor.as_slice::<bf16>().unwrap().iter().map(|value| value.to_f64()).collect(),
+                "FP32" => tensor.as_slice::<f32>().unwrap().iter().map(|&value| value.into()).collect(),
+                _ => tensor.as_slice::<f64>().unwrap().to_vec(),
+            };
+            assert!(values[0].is_nan());
+            assert_eq!(values[1..], [f64::INFINITY, f64::NEG_INFINITY, -1.0]);
+        }
+    }
+    for (datatype, data) in
+        [("INT32", "[NaN]"), ("BOOL", "[NaN]"), ("BYTES", "[Infinity]"), ("FP32", "[nan]")]
+    {
+        let error = read(&format!(r#""name":"a","shape":[1],"datatype":"{datatype}","data":{data}"#));
+        assert_eq!(error.unwrap_err().kind(), axon::ErrorKind::InvalidRequest);
+    }
+    assert!(read(r#""name":"a","shape":[NaN],"datatype":"FP32","data":[1]"#).is_err());
 }
 
 #[test]
