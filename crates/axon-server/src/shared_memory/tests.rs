@@ -7,7 +7,7 @@ use rustix::fs::{CWD, FileType, mknodat};
 
 use super::*;
 
-/// The directory of all objects. **Source:** shm_overview(7).
+/// The directory of all objects. **Source:** `shm_overview(7)`.
 const DIRECTORY: &str = "/dev/shm";
 
 /// An object of a client, which is removed with this value.

@@ -5,8 +5,7 @@ use axon::signature::TensorSpec;
 use axon::{DataType, ErrorKind, Tensor};
 use bytes::Bytes;
 
-use super::decode;
-use super::{assert_error, inputs, spec};
+use super::{assert_error, decode, inputs, spec};
 use crate::codec::{ListedOutput, decode_raw, parse_header_length};
 
 const HEADER: &str = "Inference-Header-Content-Length";

@@ -5,9 +5,8 @@ use axon::{DataType, Shape, Tensor};
 use bytes::Bytes;
 use synapse::Memory;
 
-use super::decode;
 use super::mutation::Random;
-use super::{decode_json, inputs};
+use super::{decode, decode_json, inputs};
 use crate::codec::{Encoded, OutputFormat, encode};
 
 /// A tensor of random elements that JSON can hold.
