@@ -11,7 +11,9 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
+use crate::route::MemoryKind;
 use crate::settings::LogValue;
+use crate::shared_memory::SystemRegion;
 use crate::verbs;
 
 /// Reads a body that is a JSON object, or empty.
@@ -106,6 +108,52 @@ fn parameters(body: &Bytes) -> Result<Map<String, Value>> {
             Err(Error::invalid("parameters", format_args!("expected an object, got {}", kind(&other))))
         }
     }
+}
+
+/// What the regions of one kind of memory are, in the protocol's form.
+pub(crate) fn regions(regions: &[SystemRegion]) -> Value {
+    let region = |SystemRegion { name, key, offset, byte_size }: &SystemRegion| json!({ "name": name, "key": key, "offset": offset, "byte_size": byte_size });
+    Value::Array(regions.iter().map(region).collect())
+}
+
+/// Registers a region as the body says.
+pub(crate) fn register(app: &App, kind: MemoryKind, name: &str, body: &Bytes) -> Result<()> {
+    let members = object(body)?;
+    let text = |field: &'static str, value: Option<&Value>| match value {
+        Some(Value::String(text)) => Ok(text.clone()),
+        other => Err(wrong(field, "a string", other)),
+    };
+    match kind {
+        MemoryKind::System => {
+            let key = text("key", members.get("key"))?;
+            let offset = members.get("offset").map_or(Ok(0), |offset| whole("offset", Some(offset)))?;
+            let byte_size = whole("byte_size", members.get("byte_size"))?;
+            app.shared_memory.register_system(name, &key, offset, byte_size)
+        }
+        MemoryKind::Cuda => {
+            let handle = members.get("raw_handle").and_then(|handle| handle.get("b64"));
+            let handle = text("raw_handle.b64", handle)?;
+            let handle = STANDARD.decode(handle).map_err(|error| {
+                Error::invalid("raw_handle.b64", format_args!("expected base64: {error}"))
+            })?;
+            whole("device_id", members.get("device_id"))?;
+            whole("byte_size", members.get("byte_size"))?;
+            app.shared_memory.register_cuda(name, &handle)
+        }
+    }
+}
+
+fn whole(field: &'static str, value: Option<&Value>) -> Result<u64> {
+    value.and_then(Value::as_u64).ok_or_else(|| wrong(field, "an integer from 0 to 2^64 - 1", value))
+}
+
+fn wrong(field: &'static str, expected: &str, got: Option<&Value>) -> Error {
+    let got = match got {
+        None => "none".to_owned(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(other) => kind(other).to_owned(),
+    };
+    Error::invalid(field, format_args!("expected {expected}, got {got}"))
 }
 
 /// The trace settings of a model, or of the server, after a change if there is one.

@@ -8,7 +8,7 @@ use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
     HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
@@ -23,7 +23,7 @@ use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
 use crate::connection::Answer;
 use crate::openapi;
-use crate::route::{MAX_URI, ModelVerb, RepositoryVerb, Route, route};
+use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::verbs;
 
@@ -98,8 +98,11 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             repository_verb(app, repository, verb, body).await
         }
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
-        Route::SharedMemory { .. } | Route::Page(_) => Err(Error::new(ErrorKind::Unimplemented, "not yet")),
-    }
+        Route::SharedMemory { kind, region, verb } => {
+            let body = plain_body(app, &head, incoming).await?;
+            shared_memory(app, kind, region, verb, &body)
+        }
+        Route::Page(path) => page(path),
 }
 
 async fn repository_verb(
@@ -120,6 +123,31 @@ async fn repository_verb(
         RepositoryVerb::Unload(name) => {
             verbs::unload(app, repository, name, admin::unload_dependents(&body)?).await?;
         }
+    }
+    Ok(respond(StatusCode::OK, JSON, Frames::default()))
+}
+
+/// The page that shows what may be asked, and what it is made of.
+fn page(path: &str) -> Result<Response<Frames>> {
+    let (content_type, body) = page::asset(path).ok_or_else(|| crate::route::not_found(path))?;
+    let mut response = respond(StatusCode::OK, HeaderValue::from_static(content_type), body.into());
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY);
+    Ok(response)
+}
+
+fn shared_memory(
+    app: &App,
+    kind: MemoryKind,
+    region: Option<&str>,
+    verb: MemoryVerb,
+    body: &Bytes,
+) -> Result<Response<Frames>> {
+    match verb {
+        MemoryVerb::Status => {
+            return document(&admin::regions(&verbs::shared_memory_status(app, kind, region)?));
+        }
+        MemoryVerb::Register => admin::register(app, kind, region.unwrap_or_default(), body)?,
+        MemoryVerb::Unregister => verbs::shared_memory_unregister(app, kind, region)?,
     }
     Ok(respond(StatusCode::OK, JSON, Frames::default()))
 }

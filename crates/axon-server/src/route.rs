@@ -241,7 +241,8 @@ fn parse_memory<'a>(kind: MemoryKind, rest: &[&'a str]) -> Option<Route<'a>> {
     Some(Route::SharedMemory { kind, region, verb })
 }
 
-fn not_found(path: &str) -> Error {
+/// That nothing is at a path.
+pub(crate) fn not_found(path: &str) -> Error {
     Error::at(ErrorKind::NotFound, "path", format_args!("nothing is at {}", axon::error::Echo(path)))
 }
 

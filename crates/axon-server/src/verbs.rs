@@ -22,6 +22,8 @@ use crate::proto::inference::{
     InferBatchStatistics, InferResponseStatistics, InferStatistics, ModelMetadataResponse, ModelStatistics,
     ServerMetadataResponse, StatisticDuration,
 };
+use crate::route::MemoryKind;
+use crate::shared_memory::SystemRegion;
 
 /// What of the protocol's extensions is spoken, in the order that Triton lists them.
 const EXTENSIONS: [&str; 13] = [
@@ -215,4 +217,24 @@ pub(crate) fn ready_models(app: &App) -> Vec<ModelMetadata> {
     let mut names: Vec<String> = app.server.models().into_iter().map(|entry| entry.name).collect();
     names.dedup();
     names.into_iter().filter_map(|name| app.server.metadata(&name, None).ok()).collect()
+}
+
+/// What is registered of one kind of memory.
+pub(crate) fn shared_memory_status(
+    app: &App,
+    kind: MemoryKind,
+    name: Option<&str>,
+) -> Result<Vec<SystemRegion>> {
+    match kind {
+        MemoryKind::System => app.shared_memory.system_status(name),
+        MemoryKind::Cuda => app.shared_memory.cuda_status(name).map(|()| Vec::new()),
+    }
+}
+
+/// Forgets one region of a kind of memory, or all.
+pub(crate) fn shared_memory_unregister(app: &App, kind: MemoryKind, name: Option<&str>) -> Result<()> {
+    match kind {
+        MemoryKind::System => app.shared_memory.unregister_system(name),
+        MemoryKind::Cuda => app.shared_memory.unregister_cuda(name),
+    }
 }

@@ -17,14 +17,20 @@ use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::inference::log_settings_request::setting_value::ParameterChoice;
 use crate::proto::inference::model_repository_parameter::ParameterChoice as RepositoryChoice;
 use crate::proto::inference::{
+    CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest,
+    CudaSharedMemoryStatusResponse, CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse,
     LogSettingsRequest, LogSettingsResponse, ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse,
     ModelRepositoryParameter, ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest,
     RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
     RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
-    TraceSettingRequest, TraceSettingResponse, log_settings_response, trace_setting_response,
+    SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest,
+    SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest,
+    SystemSharedMemoryUnregisterResponse, TraceSettingRequest, TraceSettingResponse, log_settings_response,
+    system_shared_memory_status_response, trace_setting_response,
 };
-use crate::route::parse_version;
+use crate::route::{MemoryKind, parse_version};
 use crate::settings::LogValue;
+use crate::shared_memory::SystemRegion;
 use crate::verbs;
 
 /// A call of the protocol.
@@ -123,6 +129,36 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
             verbs::unload(app, Some(&repository_name), &model_name, dependents).await?;
             encode(&RepositoryModelUnloadResponse {})
         }
+        Verb::SystemSharedMemoryStatus => {
+            let SystemSharedMemoryStatusRequest { name } = decode(message)?;
+            let regions = verbs::shared_memory_status(app, MemoryKind::System, Some(&name))?;
+            encode(&SystemSharedMemoryStatusResponse { regions: regions.into_iter().map(region).collect() })
+        }
+        Verb::SystemSharedMemoryRegister => {
+            let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = decode(message)?;
+            app.shared_memory.register_system(&name, &key, offset, byte_size)?;
+            encode(&SystemSharedMemoryRegisterResponse {})
+        }
+        Verb::SystemSharedMemoryUnregister => {
+            let SystemSharedMemoryUnregisterRequest { name } = decode(message)?;
+            verbs::shared_memory_unregister(app, MemoryKind::System, Some(&name))?;
+            encode(&SystemSharedMemoryUnregisterResponse {})
+        }
+        Verb::CudaSharedMemoryStatus => {
+            let CudaSharedMemoryStatusRequest { name } = decode(message)?;
+            verbs::shared_memory_status(app, MemoryKind::Cuda, Some(&name))?;
+            encode(&CudaSharedMemoryStatusResponse::default())
+        }
+        Verb::CudaSharedMemoryRegister => {
+            let CudaSharedMemoryRegisterRequest { name, raw_handle, .. } = decode(message)?;
+            app.shared_memory.register_cuda(&name, &raw_handle)?;
+            encode(&CudaSharedMemoryRegisterResponse {})
+        }
+        Verb::CudaSharedMemoryUnregister => {
+            let CudaSharedMemoryUnregisterRequest { name } = decode(message)?;
+            verbs::shared_memory_unregister(app, MemoryKind::Cuda, Some(&name))?;
+            encode(&CudaSharedMemoryUnregisterResponse {})
+        }
         Verb::TraceSetting => trace_setting(app, message),
         Verb::LogSettings => log_settings(app, message),
         _ => Err(Error::new(axon::ErrorKind::Unimplemented, "not yet")),
@@ -136,6 +172,13 @@ fn encode(message: &impl Message) -> Result<BytesMut> {
 /// A version as messages have it: empty for any.
 pub(super) fn parse(version: &str) -> Result<Option<u64>> {
     if version.is_empty() { Ok(None) } else { parse_version(version).map(Some) }
+}
+
+fn region(region: SystemRegion) -> (String, system_shared_memory_status_response::RegionStatus) {
+    let SystemRegion { name, key, offset, byte_size } = region;
+    let status =
+        system_shared_memory_status_response::RegionStatus { name: name.clone(), key, offset, byte_size };
+    (name, status)
 }
 
 type LoadParameters = BTreeMap<String, ModelRepositoryParameter>;

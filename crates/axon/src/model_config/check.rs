@@ -194,12 +194,11 @@ impl<'a> Checker<'a> {
         if name.is_empty() {
             return Ok(None);
         }
-        let unknown =
-            || {
-                let names = Backend::ALL
-                    .map(|backend| if path == "backend" { backend.name() } else { backend.platform() });
-                self.error(path, format_args!("{}; got {}", suggestion(name, names.into_iter()), Echo(name)))
-            };
+        let unknown = || {
+            let names = Backend::ALL
+                .map(|backend| if path == "backend" { backend.name() } else { backend.platform() });
+            self.error(path, format_args!("{}; got {}", suggestion(name, names.into_iter()), Echo(name)))
+        };
         find(name).map(Some).ok_or_else(unknown)
     }
 
