@@ -17,6 +17,7 @@ mod loading;
 pub mod logging;
 pub mod openapi;
 pub mod proto;
+pub mod page;
 pub mod route;
 mod serve;
 mod settings;

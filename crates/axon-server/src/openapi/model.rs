@@ -142,11 +142,19 @@ fn shape(spec: &TensorSpec) -> Value {
 fn members(specs: &[TensorSpec], head: Value) -> Value {
     let mut properties = head;
     for spec in specs {
-        let element = element(spec.datatype);
-        properties[&spec.name] = json!({
-            "title": spec.to_string(),
-            "anyOf": [element, { "type": "array", "items": element }],
-        });
+        properties[&spec.name] = values(spec);
     }
     object(&[], properties)
+}
+
+/// One element or a flat array of them, as many as the fixed dimensions need.
+fn values(spec: &TensorSpec) -> Value {
+    let fixed = spec.shape.iter().flatten().map(|dimension| match dimension {
+        Dimension::Fixed(size) => *size,
+        Dimension::Dynamic(_) => 1,
+    });
+    let least = fixed.fold(1, usize::saturating_mul);
+    let one = (least == 1).then(|| element(spec.datatype));
+    let many = json!({ "type": "array", "minItems": least, "items": element(spec.datatype) });
+    json!({ "title": spec.to_string(), "anyOf": one.into_iter().chain([many]).collect::<Vec<_>>() })
 }
