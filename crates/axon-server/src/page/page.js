@@ -24,6 +24,11 @@ function make(tag, attributes, ...children) {
   return element;
 }
 
+/** A sentence of the document as children: what is in backticks is code. */
+function prose(text) {
+  return text.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+}
+
 /** Follows a reference inside the document, by its own members only. */
 function resolve(value) {
   const seen = new Set();
@@ -67,9 +72,11 @@ function membersOf(schema, open = new Set()) {
   if (open.has(schema)) return null;
   open.add(schema);
   const list = make("ul", { class: "members" });
-  for (const [name, member] of Object.entries(schema.properties ?? {})) {
-    const required = (schema.required ?? []).includes(name);
-    list.append(memberOf(name, member, required, open));
+  const properties = schema.properties ?? {};
+  const required = (schema.required ?? []).filter((name) => Object.hasOwn(properties, name));
+  const optional = Object.keys(properties).filter((name) => !required.includes(name));
+  for (const name of [...required, ...optional]) {
+    list.append(memberOf(name, properties[name], required.includes(name), open));
   }
   const choices = (schema.oneOf ?? schema.anyOf ?? []).filter((choice) => resolve(choice).properties);
   for (const choice of choices) {
@@ -90,7 +97,7 @@ function memberOf(name, member, required, open) {
   const type = inner ? [schema.type ?? "any"].flat().join(" | ") : typeOf(schema);
   const item = make("li", {}, make("span", { class: "name" }, name), " ", make("span", { class: "type" }, type));
   if (required) item.append(make("span", { class: "quiet" }, ", required"));
-  if (schema.description) item.append(make("div", { class: "quiet" }, schema.description));
+  if (schema.description) item.append(make("div", { class: "quiet" }, ...prose(schema.description)));
   if (inner) item.append(inner);
   return item;
 }
@@ -104,7 +111,7 @@ function contentOf(content) {
     const line = make("p", {}, make("code", {}, media));
     if (schema && !members) line.append(" ", make("span", { class: "type" }, typeOf(resolved)));
     parts.push(line);
-    if (resolved.description) parts.push(make("p", { class: "quiet" }, resolved.description));
+    if (resolved.description) parts.push(make("p", { class: "quiet" }, ...prose(resolved.description)));
     if (members) parts.push(members);
   }
   return parts;
@@ -223,7 +230,7 @@ function parametersOf(operation) {
   const list = make("ul", { class: "members" });
   for (const parameter of (operation.parameters ?? []).map(resolve)) {
     const item = memberOf(parameter.name, parameter.schema, parameter.required, new Set());
-    item.append(make("div", { class: "quiet" }, `In the ${parameter.in}. ${parameter.description ?? ""}`));
+    item.append(make("div", { class: "quiet" }, `In the ${parameter.in}. `, ...prose(parameter.description ?? "")));
     list.append(item);
   }
   return list;
@@ -235,10 +242,10 @@ function responsesOf(operation) {
   for (const [status, reference] of Object.entries(operation.responses ?? {})) {
     const response = resolve(reference);
     if (status.startsWith("2")) {
-      parts.push(make("h3", {}, `Answer ${status}`), make("p", {}, response.description), ...contentOf(response.content));
+      parts.push(make("h3", {}, `Answer ${status}`), make("p", {}, ...prose(response.description)), ...contentOf(response.content));
     } else {
       const name = make("span", { class: "name" }, status);
-      refusals.append(make("li", {}, name, " ", make("span", { class: "quiet" }, response.description)));
+      refusals.append(make("li", {}, name, " ", make("span", { class: "quiet" }, ...prose(response.description))));
     }
   }
   if (refusals.children.length) {
@@ -258,10 +265,10 @@ function fill(body, method, path, operation) {
     const optional = operation.requestBody.required ? "Request" : "Request, which may be empty";
     body.append(make("h3", {}, optional), ...contentOf(operation.requestBody.content));
   }
-  body.append(...responsesOf(operation));
   if (canBeTried(method, operation)) {
     body.append(make("h3", {}, "Try it"), trial(method, path, operation));
   }
+  body.append(...responsesOf(operation));
 }
 
 function operationView(method, path, operation, isOpen) {
