@@ -1,0 +1,205 @@
+//! The verbs that ask a model: `infer`, `generate` and `generate_stream`.
+
+use std::time::Duration;
+
+use axon::request::InferenceRequest;
+use axon::{Error, Result};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
+use crate::app::{App, log_failure, off_the_wire};
+use crate::body::{self, Frames};
+use crate::codec::{self, Decoded, Encoding, Generated};
+use crate::compat::Context;
+
+/// The length of the JSON part of a body that goes on with binary tensors.
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// How long the caller waits, in seconds.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Bodies of more bytes than this are read on another thread too, whatever is in them.
+const INLINE_BINARY: usize = 4 << 20;
+
+/// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
+const COPY_LIMIT: usize = 32 << 10;
+
+pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {
+    let Asked { head, name, version } = asked;
+    let headers = &head.headers;
+    let _guard = app.enter()?;
+    check_content_type(headers)?;
+    let body = body::read(incoming, app.body_limit).await?;
+    let decoded = decode(app, headers, body, name, version).await?;
+    let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    let timeout = shorter(timeout, request_timeout(headers)?);
+    let model = name.to_owned();
+    let request =
+        InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
+    let response = match app.ask(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            log_failure(&error, name, id.as_deref());
+            return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
+        }
+    };
+    let accepted = accepted_encoding(headers);
+    let is_long = accepted.is_some()
+        || format.text_bytes(&response) > INLINE_TEXT
+        || format.shared_bytes(&response) > INLINE_BINARY;
+    let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
+    let (content_type, frames) = match encoded.header_length {
+        Some(_) => (BINARY, binary_frames(encoded.json, encoded.tensors)),
+        None => (JSON, encoded.json.into()),
+    };
+    let mut response = match accepted {
+        Some(encoding) => compressed(content_type, frames, encoding).await?,
+        None => respond(StatusCode::OK, content_type, frames),
+    };
+    // The length before compression.
+    if let Some(length) = encoded.header_length {
+        response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));
+    }
+    Ok(response)
+}
+
+/// The encoding that the caller likes best; `None` to send the answer as it is.
+fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    codec::negotiate(headers.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes))
+}
+
+async fn compressed(
+    content_type: HeaderValue,
+    frames: Frames,
+    encoding: Encoding,
+) -> Result<Response<Frames>> {
+    let body = off_the_wire(true, move || codec::compress(frames, encoding)).await?;
+    let mut response = respond(StatusCode::OK, content_type, body.into());
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+    Ok(response)
+}
+
+/// Answers a flat JSON object with one, or with a stream of one event.
+pub(super) async fn generate(
+    app: &App,
+    asked: Asked<'_>,
+    incoming: Incoming,
+    is_stream: bool,
+) -> Result<Response<Frames>> {
+    let Asked { head, name, version } = asked;
+    let _guard = app.enter()?;
+    let body = plain_body(app, head, incoming).await?;
+    let model = app.server.model(name, version)?;
+    let is_long = body.len() > INLINE_TEXT;
+    let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
+    let Generated { inputs, id, timeout, priority, sequence, parameters } =
+        off_the_wire(is_long, decode).await?;
+    let timeout = shorter(timeout, request_timeout(&head.headers)?);
+    let request = InferenceRequest {
+        model: name.to_owned(),
+        version,
+        inputs: inputs.into(),
+        outputs: Vec::new(),
+        timeout,
+        priority,
+        sequence,
+        parameters,
+    };
+    let response = match app.ask(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            log_failure(&error, name, id.as_deref());
+            return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
+        }
+    };
+    let length: usize = response.outputs.iter().map(|output| output.tensor.memory().len()).sum();
+    let encode = move || codec::encode_generate(&response, id.as_deref());
+    let json = off_the_wire(length > INLINE_TEXT, encode).await?;
+    let (content_type, body) = if is_stream { (EVENTS, codec::event(&json)) } else { (JSON, json) };
+    Ok(respond(StatusCode::OK, content_type, body.into()))
+}
+
+/// The JSON part and the tensors; small ones as one copy, large ones as they lie in memory.
+fn binary_frames(mut json: Vec<u8>, tensors: Vec<synapse::Memory>) -> Frames {
+    let length: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+    if length > COPY_LIMIT {
+        return Frames::new(
+            std::iter::once(Bytes::from(json)).chain(tensors.into_iter().map(Bytes::from_owner)),
+        );
+    }
+    json.reserve(length);
+    for tensor in &tensors {
+        json.extend_from_slice(tensor);
+    }
+    Frames::from(json)
+}
+
+async fn decode(
+    app: &App,
+    headers: &HeaderMap,
+    body: Bytes,
+    name: &str,
+    version: Option<u64>,
+) -> Result<Decoded> {
+    let mut lengths = headers.get_all(HEADER_LENGTH).iter();
+    let header = match (lengths.next(), lengths.next()) {
+        (header, None) => header.cloned(),
+        (_, Some(_)) => {
+            return Err(Error::invalid(
+                "Inference-Header-Content-Length",
+                "expected one header, got several",
+            ));
+        }
+    };
+    let encoding = content_encoding(headers);
+    let limit = app.body_limit;
+    let server = app.server.clone();
+    let name = name.to_owned();
+    // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the
+    // length of its text.
+    let text = header.as_ref().and_then(|header| header.to_str().ok()?.parse().ok()).unwrap_or(body.len());
+    let is_long = text.min(body.len()) > INLINE_TEXT
+        || body.len() > INLINE_BINARY
+        || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
+    app.decode(is_long, move |options| {
+        let body = match encoding {
+            Some(encoding) => codec::decode_content(body, &encoding, limit)?,
+            None => body,
+        };
+        let length =
+            header.map(|header| codec::parse_header_length(header.as_bytes(), body.len())).transpose()?;
+        if length == Some(0) {
+            let decoded = codec::decode_raw(body, &server.model(&name, version)?.signature().inputs)?;
+            return Ok(codec::Parsed::from(decoded));
+        }
+        codec::decode(body, length, options)
+    })
+    .await
+}
+
+/// The seconds that the caller waits, as its header says them.
+fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(None) };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+    let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    timeout.map(Some).ok_or_else(|| {
+        let got = String::from_utf8_lossy(value.as_bytes());
+        Error::invalid(
+            "X-Request-Timeout",
+            format_args!("expected seconds of at least 0, got {}", axon::error::Echo(&got)),
+        )
+    })
+}
+
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
