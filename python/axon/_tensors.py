@@ -13,7 +13,18 @@ from axon.errors import InvalidRequest
 if TYPE_CHECKING:
     from axon._axon import NativeInput, NativeOutput
 
-__all__ = ["DATATYPES", "DTYPES", "Inputs", "Outputs", "convert", "elements", "from_native", "is_text", "to_native"]
+__all__ = [
+    "DATATYPES",
+    "DTYPES",
+    "Inputs",
+    "Outputs",
+    "convert",
+    "elements",
+    "fit",
+    "from_native",
+    "is_text",
+    "to_native",
+]
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
@@ -95,7 +106,11 @@ def _name(index: int, name: Any) -> str:  # noqa: ANN401
 
 
 def convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
-    """Return `value` as an array in native byte order, and its data type. Copies only what it must."""
+    """Return `value` as an array in native byte order, and its data type. Copies only what it must.
+
+    Raises:
+        InvalidRequest: It is no array of a type that the protocol has; `field` says which it is.
+    """
     bits = _torch_bfloat16_bits(value)
     if bits is not None:
         return _as_array(field, bits).view(np.uint16), "BF16"
@@ -110,6 +125,22 @@ def convert(field: str, value: Any) -> tuple[Array, str]:  # noqa: ANN401
     if dtype.name == "bfloat16" and dtype.itemsize == _BFLOAT16_SIZE:
         return array.view(np.uint16), "BF16"
     raise InvalidRequest(f"{field}: expected an array of numbers, booleans or strings, got dtype {dtype}", field)
+
+
+def fit(array: Array, datatype: str) -> Array:
+    """Return `array` as `datatype`, if no number changes but by rounding to a float; else as it is.
+
+    BF16, which NumPy does not have, becomes float32.
+    """
+    wanted = np.dtype(np.float32) if datatype == "BF16" else DTYPES.get(datatype)
+    if wanted is None or array.dtype == wanted or array.dtype.kind not in "biuf":
+        return array
+    with np.errstate(all="ignore"):
+        fitted = array.astype(wanted)
+    if wanted.kind == "f":
+        overflowed = np.isinf(fitted).any() and not np.array_equal(np.isinf(fitted), np.isinf(array))
+        return array if overflowed else fitted
+    return fitted if np.array_equal(fitted, array) else array
 
 
 def _as_array(field: str, value: Any) -> Array:  # noqa: ANN401
@@ -133,6 +164,11 @@ def _torch_bfloat16_bits(value: Any) -> Any:  # noqa: ANN401
 
 
 def elements(field: str, array: Array) -> list[bytes]:
+    """Return the elements of an array of strings, in row-major order.
+
+    Raises:
+        InvalidRequest: One is neither text nor `bytes`.
+    """
     encoded = []
     for position, element in enumerate(array.ravel().tolist()):
         if isinstance(element, str) and is_text(element):

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from axon.client._call import Failed, Question, Verb
+from axon.client._call import Question, Verb
 from axon.client._plan import Plans, Settings, Wait, seconds_of
 from axon.errors import InvalidRequest
 
@@ -233,8 +233,9 @@ class Client(_Base):
             except StopIteration as end:
                 answer: T = end.value
                 return answer
+            got = None
             if isinstance(step, Wait):
-                got = time.sleep(step.seconds)
+                time.sleep(step.seconds)
             else:
                 got = self._sender.send(step.request, step.seconds)
 
@@ -334,8 +335,9 @@ class AsyncClient(_Base):
             except StopIteration as end:
                 answer: T = end.value
                 return answer
+            got = None
             if isinstance(step, Wait):
-                got = await asyncio.sleep(step.seconds)
+                await asyncio.sleep(step.seconds)
             else:
                 got = await self._sender.send(step.request, step.seconds)
 

@@ -42,8 +42,12 @@ STATUSES: Final = {
     "DEADLINE_EXCEEDED": 504,
 }
 _BAD_REQUEST, _NOT_FOUND, _SERVER = 400, 404, 500
-_TIMEOUTS: Final = (408, 504)
 _TOO_MANY, _UNAVAILABLE = 429, 503
+_ALWAYS: Final[dict[int, type[AxonError]]] = {
+    408: DeadlineExceeded,
+    _TOO_MANY: QuotaExceeded,
+    504: DeadlineExceeded,
+}
 
 #: What servers say in their texts and not in their codes. **Source:** Triton's error texts, and Axon's own.
 _TEXTS: Final[tuple[tuple[int, str, type[AxonError]], ...]] = (
@@ -89,10 +93,8 @@ def _class(call: Call, said: Said) -> type[AxonError]:
     for known, words, leaf in _TEXTS:
         if status == known and words in text:
             return leaf
-    if status in _TIMEOUTS:
-        return DeadlineExceeded
-    if status == _TOO_MANY:
-        return QuotaExceeded
+    if status in _ALWAYS:
+        return _ALWAYS[status]
     if status == _UNAVAILABLE and call.verb not in (Verb.LOAD, Verb.UNLOAD):
         return ModelNotReady if said.retry_after_s is None else Overloaded
     if status == _NOT_FOUND:

@@ -1,7 +1,7 @@
 """The protocol over gRPC: calls to messages, messages to answers, and the two ways to send.
 
-Only this module names `grpc`, which the extra `grpc` installs. Tensors always come as `raw_output_contents`, of which
-the outputs are views; they go as `raw_input_contents`, or as typed contents where a client was made with `binary=False`.
+Only this module names `grpc`, which the extra `grpc` installs. Tensors go as `raw_input_contents`, or as typed contents
+where a client was made with `binary=False`. They come as `raw_output_contents`, of which the outputs are views.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def _outputs(message: Message) -> dict[str, Array]:
 
 def _plain(message: Message) -> dict[str, Any]:
     """Return a message as the JSON that HTTP has for it: unset numbers and lists too, and integers as integers."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -289,7 +289,7 @@ class GrpcSender(_Channel):
 
 
 class AsyncGrpcSender(_Channel):
-    """Sends, and lets other tasks run meanwhile. The channel is made when a loop runs, which is its own from then on."""
+    """Sends, and lets other tasks run meanwhile. The channel belongs to the loop that runs when it is first used."""
 
     async def send(self, request: GrpcRequest, seconds: float) -> GrpcReply | Failed:
         """Send a request and return its reply, or how it failed, within `seconds`."""

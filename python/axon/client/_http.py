@@ -182,7 +182,7 @@ class _Budget(dict[str, float]):
         self.seconds = seconds
         self.deadline = time.monotonic() + seconds
 
-    def get(self, _phase: str, _default: object = None) -> float:  # type: ignore[override]
+    def get(self, _phase: str, _default: object = None) -> float:
         # Zero would be a socket that does not wait at all, which is another kind of error.
         return max(self.deadline - time.monotonic(), 1e-3)
 

@@ -13,8 +13,8 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from axon.client._model_config import MODEL_CONFIG
 from axon._optional import needed
+from axon.client._model_config import MODEL_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

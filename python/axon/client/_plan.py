@@ -88,9 +88,7 @@ class _Limit:
 class Plans(Generic[Ask, Got]):
     """Makes the plans of one client."""
 
-    def __init__(
-        self, codec: Codec[Ask, Got], settings: Settings, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, codec: Codec[Ask, Got], settings: Settings, now: Callable[[], float] = time.monotonic) -> None:
         """Write and read with `codec`; nothing is known of the server yet."""
         self._codec = codec
         self._settings = settings
@@ -232,7 +230,8 @@ def _wait(asked_s: float | None, attempt: int) -> float:
     if asked_s is not None:
         return asked_s
     # Half of it by chance, so that clients that were refused together do not come again together.
-    return min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S) * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+    longest: float = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
 
 def _name(model: str) -> str:
@@ -287,7 +286,6 @@ def _tensors(inputs: Inputs, signature: Mapping[str, str]) -> list[Tensor]:
     if not isinstance(inputs, Mapping):
         if len(signature) != 1:
             names = ", ".join(map(repr, signature))
-            message = f"inputs: the model takes {len(signature)} inputs ({names}); expected arrays by name, got one value"
-            raise InvalidRequest(message, "inputs")
+            raise InvalidRequest(f"inputs: expected arrays by name ({names}), got one value", "inputs")
         inputs = {next(iter(signature)): inputs}
     return [tensor(at, name, value, signature.get(name)) for at, (name, value) in enumerate(inputs.items())]

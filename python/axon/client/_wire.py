@@ -1,7 +1,7 @@
 """Arrays to the bytes and numbers of the protocol, and back.
 
-**Source:** the Open Inference Protocol's "Tensor Data Types" and its binary extension: little-endian, row-major, packed;
-a BYTES element is its length in four bytes and itself.
+**Source:** the Open Inference Protocol's "Tensor Data Types", and its binary extension: little-endian, row-major,
+packed; a BYTES element is its length in four bytes and itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from axon._tensors import DTYPES, convert, elements, is_text
+from axon._tensors import DTYPES, convert, elements, fit, is_text
 from axon.errors import InvalidRequest, ServerError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from axon._tensors import Array
 
-__all__ = ["Tensor", "array_of_bytes", "array_of_numbers", "fit", "has_datatype", "tensor"]
+__all__ = ["Tensor", "array_of_bytes", "array_of_numbers", "has_datatype", "tensor"]
 
 _LENGTH: Final = struct.Struct("<I")
 _BFLOAT16_NAN: Final = 0x7FC0
@@ -95,22 +95,6 @@ def tensor(index: int, name: str, value: Any, datatype: str | None) -> Tensor:  
 def has_datatype(value: Any) -> bool:  # noqa: ANN401
     """Return whether `value` says its own data type, as a list of numbers does not."""
     return hasattr(value, "dtype") or hasattr(value, "__dlpack__") or hasattr(value, "__array__")
-
-
-def fit(array: Array, datatype: str) -> Array:
-    """Return `array` as `datatype`, if no number changes but by rounding to a float; else as it is.
-
-    BF16, which NumPy does not have, becomes float32.
-    """
-    wanted = np.dtype(np.float32) if datatype == "BF16" else DTYPES.get(datatype)
-    if wanted is None or array.dtype == wanted or array.dtype.kind not in "biuf":
-        return array
-    with np.errstate(all="ignore"):
-        fitted = array.astype(wanted)
-    if wanted.kind == "f":
-        overflowed = np.isinf(fitted).any() and not np.array_equal(np.isinf(fitted), np.isinf(array))
-        return array if overflowed else fitted
-    return fitted if np.array_equal(fitted, array) else array
 
 
 def _bfloat16_bits(array: Array) -> Array:
@@ -192,4 +176,3 @@ def _as_bfloat16(bits: Array) -> Array:
     except ImportError:
         return bits
     return bits.view(ml_dtypes.bfloat16)
-
