@@ -105,8 +105,6 @@ def _run(chosen: argparse.Namespace) -> int:
     from axon.errors import InvalidRequest  # noqa: PLC0415
 
     try:
-        if chosen.output is not None and not chosen.output.endswith(".npz"):
-            raise UsageError(f"--output: expected a name that ends in .npz, got `{chosen.output}`")
         model = _open(chosen)
     except (UsageError, ImportError) as error:
         return _wrong(error)
@@ -130,6 +128,8 @@ def _wrong(error: object) -> int:
 def _open(chosen: argparse.Namespace) -> _Model:
     from axon.cli.inputs import UsageError  # noqa: PLC0415
 
+    if chosen.output is not None and not chosen.output.endswith(".npz"):
+        raise UsageError(f"--output: expected a name that ends in .npz, got `{chosen.output}`")
     is_file = chosen.model.endswith(".onnx") or Path(chosen.model).is_file()
     if not is_file:
         return _on_server(chosen)
@@ -195,7 +195,7 @@ def _ask(model: _Model, chosen: argparse.Namespace) -> int:
         report["seed"] = seed if reader.used_random else None
         if chosen.top is not None:
             report["top"] = {name: list(_top(array, chosen.top)) for name, array in _scores(outputs)}
-        print(json.dumps(report, indent=2, allow_nan=False))
+        print(json.dumps(report, allow_nan=False))
     else:
         _print_tables(model.name, outputs, datatypes, chosen.top)
     return 0
@@ -231,9 +231,9 @@ def _json_value(value: Any) -> Any:  # noqa: ANN401 - an element
 
 
 def _scores(outputs: dict[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Yield the outputs that score classes: numbers, more than one to a row."""
+    """Yield the outputs that score classes: floats, more than one to a row."""
     for name, array in outputs.items():
-        if array.dtype.kind in "fiu" and array.ndim and array.shape[-1] > 1:
+        if array.dtype.kind == "f" and array.ndim and array.shape[-1] > 1:
             yield name, array
 
 

@@ -197,20 +197,19 @@ class InputReader:
 
     def _shaped(self, name: str, array: Array) -> Array:
         dims = self._dims[name]
-        if _matches(array.shape, dims):
-            return array
-        if _matches((1, *array.shape), dims):
-            return array[np.newaxis]
-        rows = dims[0] if dims else -1
-        if rows > 0 and array.shape == (1, *array.shape[1:]) and _matches(array.shape[1:], dims[1:]):
-            self.notes.append(f"{name}: its row is repeated {rows} times")
-            return np.repeat(array, rows, axis=0)
+        for rows in (array, array[np.newaxis]):
+            if _matches(rows.shape, dims):
+                return rows
+            if self._batch is not None and dims and _matches(rows.shape, (1, *dims[1:])):
+                self.notes.append(f"{name}: its row is repeated {self._batch} times")
+                return np.repeat(rows, self._batch, axis=0)
         known = math.prod(size for size in dims if size >= 0)
         is_flat = array.ndim <= 1 and dims.count(-1) <= 1 and known > 0
         if is_flat and (array.size % known == 0 if -1 in dims else array.size == known):
             return array.reshape(dims)
         came, wanted = list(array.shape), dims_text(self._takes[name].shape)
-        raise UsageError(f"--input: `{name}` has shape {came}; model `{self._model}` takes {wanted}")
+        problem = f"--input: `{name}` has shape {came}; model `{self._model}` takes {wanted}"
+        raise UsageError(f"{problem}\nhint: {name}=random shows what works; {name}='[[...], [...]]' gives rows")
 
     def _as_datatype(self, name: str, array: Array) -> Array:
         datatype = self._takes[name].datatype
