@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use axon::error::echo_names;
-use axon::metrics::DurationCounter;
+use axon::metrics::{BatchStatistics, DurationCounter};
 use axon::reason::Reason;
 use axon::repository::{IndexEntry, LoadOverrides, Model, State};
 use axon::server::{ModelMetadata, NotReady};
@@ -102,23 +102,21 @@ pub(crate) fn statistics(app: &App, name: &str, version: Option<u64>) -> Result<
 /// A model's counters; durations in nanoseconds. **Source:** Triton's extension "statistics".
 fn model_statistics(model: &Model) -> ModelStatistics {
     let counters = model.statistics();
-    let duration = |counter: &DurationCounter| Some(StatisticDuration::from(counter.read()));
+    let read = |counter: &DurationCounter| Some(StatisticDuration::from(counter.read()));
     let none = || Some(StatisticDuration::default());
-    let (success, fail) = (duration(&counters.success), duration(&counters.fail));
-    let compute = duration(&counters.compute);
     let response = InferResponseStatistics {
-        compute_infer: compute,
-        compute_output: none(),
-        success,
-        fail,
+        compute_infer: read(&counters.compute_infer),
+        compute_output: read(&counters.compute_output),
+        success: read(&counters.success),
+        fail: read(&counters.fail),
         empty_response: none(),
-        cancel: none(),
+        cancel: read(&counters.cancel),
     };
-    let batch = |(rows, times): (usize, (u64, u64))| InferBatchStatistics {
+    let batch = |(rows, batch): (usize, BatchStatistics)| InferBatchStatistics {
         batch_size: rows as u64,
-        compute_input: none(),
-        compute_infer: Some(times.into()),
-        compute_output: none(),
+        compute_input: Some((batch.count, batch.input_ns).into()),
+        compute_infer: Some((batch.count, batch.infer_ns).into()),
+        compute_output: Some((batch.count, batch.output_ns).into()),
     };
     ModelStatistics {
         name: model.name().to_owned(),
@@ -127,12 +125,12 @@ fn model_statistics(model: &Model) -> ModelStatistics {
         inference_count: counters.inference_count.load(Relaxed),
         execution_count: counters.execution_count.load(Relaxed),
         inference_stats: Some(InferStatistics {
-            success,
-            fail,
-            queue: duration(&counters.queue),
-            compute_input: none(),
-            compute_infer: compute,
-            compute_output: none(),
+            success: read(&counters.success),
+            fail: read(&counters.fail),
+            queue: read(&counters.queue),
+            compute_input: read(&counters.compute_input),
+            compute_infer: read(&counters.compute_infer),
+            compute_output: read(&counters.compute_output),
             cache_hit: none(),
             cache_miss: none(),
         }),

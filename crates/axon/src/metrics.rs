@@ -39,8 +39,14 @@ pub struct ModelStatistics {
     pub fail: DurationCounter,
     /// Requests run, from arrival to the start of their batch.
     pub queue: DurationCounter,
+    /// Requests run, joining the inputs of their batch.
+    pub compute_input: DurationCounter,
     /// Requests run, the run of their batch.
-    pub compute: DurationCounter,
+    pub compute_infer: DurationCounter,
+    /// Requests run, splitting the outputs of their batch.
+    pub compute_output: DurationCounter,
+    /// Requests whose caller went away while they waited; they count as failed too.
+    pub cancel: DurationCounter,
     /// Rows answered: a request of 8 rows counts 8.
     pub inference_count: AtomicU64,
     /// Runs of the model.
@@ -49,8 +55,32 @@ pub struct ModelStatistics {
     pub instance_restarts: AtomicU64,
     /// When the last request was run, in milliseconds since 1970; 0 for never.
     pub last_inference_ms: AtomicU64,
-    /// Runs and nanoseconds by rows of the run.
-    batches: Mutex<BTreeMap<usize, (u64, u64)>>,
+    /// Runs by their rows.
+    batches: Mutex<BTreeMap<usize, BatchStatistics>>,
+}
+
+/// What the parts of one run took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Joining the inputs of its requests.
+    pub input: Duration,
+    /// The run itself.
+    pub infer: Duration,
+    /// Splitting its outputs.
+    pub output: Duration,
+}
+
+/// The runs of one number of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchStatistics {
+    /// How many.
+    pub count: u64,
+    /// Nanoseconds that joining inputs took.
+    pub input_ns: u64,
+    /// Nanoseconds that the model took.
+    pub infer_ns: u64,
+    /// Nanoseconds that splitting outputs took.
+    pub output_ns: u64,
 }
 
 /// The most batch sizes that are counted apart; larger ones are counted with the largest.
@@ -58,20 +88,32 @@ const MAX_BATCH_SIZES: usize = 256;
 
 impl ModelStatistics {
     /// Counts one run of `rows` rows.
-    pub fn add_execution(&self, rows: usize, compute: Duration) {
+    pub fn add_execution(&self, rows: usize, phases: Phases) {
         self.execution_count.fetch_add(1, Relaxed);
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let milliseconds = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
         self.last_inference_ms.store(milliseconds, Relaxed);
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, total) = batches.entry(rows.min(MAX_BATCH_SIZES)).or_default();
-        *count += 1;
-        *total += nanoseconds(compute);
+        let batch = batches.entry(rows.min(MAX_BATCH_SIZES)).or_default();
+        batch.count += 1;
+        batch.input_ns += nanoseconds(phases.input);
+        batch.infer_ns += nanoseconds(phases.infer);
+        batch.output_ns += nanoseconds(phases.output);
     }
 
-    /// Runs and their nanoseconds by rows of the run.
+    /// Counts one request of `rows` rows that was answered: each is charged with what its whole run took.
+    pub fn add_success(&self, rows: usize, queue: Duration, phases: Phases, total: Duration) {
+        self.queue.add(queue);
+        self.compute_input.add(phases.input);
+        self.compute_infer.add(phases.infer);
+        self.compute_output.add(phases.output);
+        self.inference_count.fetch_add(rows as u64, Relaxed);
+        self.success.add(total);
+    }
+
+    /// The runs by their rows.
     #[must_use]
-    pub fn batches(&self) -> BTreeMap<usize, (u64, u64)> {
+    pub fn batches(&self) -> BTreeMap<usize, BatchStatistics> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -24,7 +24,7 @@ use crate::batcher::{Batcher, Rejected, Waiting};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
-use crate::metrics::ModelStatistics;
+use crate::metrics::{ModelStatistics, Phases};
 use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
@@ -38,6 +38,8 @@ pub struct Output {
     pub tensors: Vec<Tensor>,
     /// How it was run.
     pub timing: Timing,
+    /// What the parts of its run took.
+    pub phases: Phases,
 }
 
 /// Called once with the answer, on an instance's or the timer's thread; it must not block.
@@ -73,6 +75,7 @@ impl Drop for ReplyOnce {
 /// An accepted request.
 struct Pending {
     inputs: Vec<Tensor>,
+    delay: Duration,
     rows: usize,
     arrived: Instant,
     deadline: Instant,
@@ -196,10 +199,10 @@ impl Scheduler {
     /// `reply` is then never called.
     pub fn submit(&self, admitted: Admitted, timeout: Duration, reply: Reply) -> Result<RequestId> {
         let now = Instant::now();
-        let Admitted { inputs, rows, key, .. } = admitted;
+        let Admitted { inputs, rows, key, delay, .. } = admitted;
         let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
         let deadline = now + timeout.min(MAX_TIMEOUT);
-        let pending = Pending { inputs, rows, arrived: now, deadline, reply: ReplyOnce(Some(reply)) };
+        let pending = Pending { inputs, delay, rows, arrived: now, deadline, reply: ReplyOnce(Some(reply)) };
         let waiting = Waiting { key, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         match state.batcher.push(waiting, now) {
@@ -263,7 +266,9 @@ impl Scheduler {
         let Some(pending) = state.batcher.cancel(id) else { return };
         self.shared.tell_if_quiet(&state);
         drop(state);
-        self.shared.statistics.fail.add(pending.arrived.elapsed());
+        let waited = pending.arrived.elapsed();
+        self.shared.statistics.fail.add(waited);
+        self.shared.statistics.cancel.add(waited);
         pending.reply.forget();
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use synapse::{DataType, Tensor};
@@ -98,6 +99,8 @@ pub struct Admitted {
     /// What is to blame if the run fails: inputs that disagree about a dimension that the model names. It is no error
     /// by itself, because exporters use names carelessly.
     pub doubt: Option<Error>,
+    /// How much longer than it needs a test executor is asked to take.
+    pub delay: Duration,
 }
 
 impl Signature {
@@ -129,7 +132,7 @@ impl Signature {
         let outputs = self.order_outputs(outputs)?;
         let doubt = self.disagreement(&inputs);
         let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        Ok(Admitted { inputs, rows, key, outputs, doubt })
+        Ok(Admitted { inputs, rows, key, outputs, doubt, delay: Duration::ZERO })
     }
 
     /// The rows that all inputs have.

@@ -210,7 +210,7 @@ impl Model {
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
-        let Output { tensors, timing } = output;
+        let Output { tensors, timing, .. } = output;
         let mut named: Vec<_> = self
             .signature
             .outputs

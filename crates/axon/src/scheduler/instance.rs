@@ -10,7 +10,8 @@ use synapse::{Tensor, concat_rows, split_rows};
 use super::{Output, Pending, Shared, expired_after, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
-use crate::executor::Executor;
+use crate::executor::{Executor, Run};
+use crate::metrics::Phases;
 use crate::request::Timing;
 
 /// Pulls and runs batches until the scheduler closes.
@@ -71,10 +72,8 @@ fn run_batch(shared: &Shared, executor: &mut dyn Executor, batch: Batch<Pending>
         drop(inputs);
         match &answer {
             Ok(output) => {
-                shared.statistics.queue.add(output.timing.queue);
-                shared.statistics.compute.add(output.timing.compute);
-                shared.statistics.inference_count.fetch_add(rows as u64, Ordering::Relaxed);
-                shared.statistics.success.add(arrived.elapsed());
+                let total = arrived.elapsed();
+                shared.statistics.add_success(rows, output.timing.queue, output.phases, total);
             }
             Err(_) => shared.statistics.fail.add(arrived.elapsed()),
         }
@@ -89,30 +88,51 @@ fn run_together(
     batch: &Batch<Pending>,
     started: Instant,
 ) -> Result<Vec<Output>> {
-    let timing = |request: &Pending, compute: Duration| Timing {
-        queue: started.duration_since(request.arrived),
-        compute,
-        batch_rows: batch.rows,
-    };
+    let delay = batch.requests.iter().map(|request| request.delay).max().unwrap_or_default();
     if let [request] = batch.requests.as_slice() {
-        let (tensors, compute) = timed(shared, executor, &request.inputs, batch.rows)?;
-        return Ok(vec![Output { tensors, timing: timing(request, compute) }]);
+        return Ok(vec![run_one(shared, executor, request, started)?]);
     }
     let inputs = join_inputs(&batch.requests)?;
-    let (outputs, compute) = timed(shared, executor, &inputs, batch.rows)?;
-    let counts: Vec<usize> = batch.requests.iter().map(|request| request.rows).collect();
-    let mut answers: Vec<Output> = batch
-        .requests
-        .iter()
-        .map(|request| Output {
-            tensors: Vec::with_capacity(outputs.len()),
-            timing: timing(request, compute),
-        })
-        .collect();
-    for output in &outputs {
+    let input = started.elapsed();
+    let (outcome, infer) = timed(shared, executor, &Run { inputs: &inputs, delay });
+    let joined = Instant::now();
+    let parts = outcome.and_then(|outputs| split_outputs(&batch.requests, &outputs));
+    let phases = Phases { input, infer, output: joined.elapsed() };
+    shared.statistics.add_execution(batch.rows, phases);
+    let answers = batch.requests.iter().zip(parts?).map(|(request, tensors)| {
+        let queue = started.duration_since(request.arrived);
+        Output { tensors, timing: Timing { queue, compute: infer, batch_rows: batch.rows }, phases }
+    });
+    Ok(answers.collect())
+}
+
+/// Runs one request alone.
+fn run_one(
+    shared: &Shared,
+    executor: &mut dyn Executor,
+    request: &Pending,
+    started: Instant,
+) -> Result<Output> {
+    let run = Run { inputs: &request.inputs, delay: request.delay };
+    let (outcome, infer) = timed(shared, executor, &run);
+    let phases = Phases { infer, ..Phases::default() };
+    shared.statistics.add_execution(request.rows, phases);
+    let queue = started.duration_since(request.arrived);
+    Ok(Output {
+        tensors: outcome?,
+        timing: Timing { queue, compute: infer, batch_rows: request.rows },
+        phases,
+    })
+}
+
+/// For each request its rows of every output. Copies nothing.
+fn split_outputs(requests: &[Pending], outputs: &[Tensor]) -> Result<Vec<Vec<Tensor>>> {
+    let counts: Vec<usize> = requests.iter().map(|request| request.rows).collect();
+    let mut answers: Vec<Vec<Tensor>> = requests.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
+    for output in outputs {
         let parts = split_rows(output, &counts).map_err(Error::internal)?;
         for (answer, part) in answers.iter_mut().zip(parts) {
-            answer.tensors.push(part);
+            answer.push(part);
         }
     }
     Ok(answers)
@@ -134,31 +154,21 @@ fn run_alone(shared: &Shared, executor: &mut dyn Executor, batch: &Batch<Pending
         if started >= request.deadline {
             return Err(expired_after(started.duration_since(request.arrived)));
         }
-        let (tensors, compute) = timed(shared, executor, &request.inputs, request.rows)?;
-        let queue = started.duration_since(request.arrived);
-        Ok(Output { tensors, timing: Timing { queue, compute, batch_rows: request.rows } })
+        run_one(shared, executor, request, started)
     };
     batch.requests.iter().map(run).collect()
 }
 
-/// Runs the model and counts the run; a panic of the executor is an internal error.
-fn timed(
-    shared: &Shared,
-    executor: &mut dyn Executor,
-    inputs: &[Tensor],
-    rows: usize,
-) -> Result<(Vec<Tensor>, Duration)> {
+/// Runs the model; a panic of the executor is an internal error.
+fn timed(shared: &Shared, executor: &mut dyn Executor, run: &Run<'_>) -> (Result<Vec<Tensor>>, Duration) {
     let started = Instant::now();
-    let outcome = catch_unwind(AssertUnwindSafe(|| executor.run(inputs)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| executor.run_for(run)));
     let compute = started.elapsed();
-    shared.statistics.add_execution(rows, compute);
-    match outcome {
-        Ok(outputs) => Ok((outputs?, compute)),
-        Err(panic) => {
-            shared.statistics.instance_restarts.fetch_add(1, Ordering::Relaxed);
-            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(Error::internal(format_args!("an instance panicked: {text}")))
-        }
-    }
+    let outcome = outcome.unwrap_or_else(|panic| {
+        shared.statistics.instance_restarts.fetch_add(1, Ordering::Relaxed);
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Error::internal(format_args!("an instance panicked: {text}")))
+    });
+    (outcome, compute)
 }

@@ -56,7 +56,14 @@ impl Fixture {
     fn submit(&self, value: i64, timeout: Duration) -> (Result<RequestId>, Receiver<Result<Output>>) {
         let (sender, receiver) = channel();
         let inputs = vec![Tensor::from_vec(&[1], vec![value]).unwrap()];
-        let admitted = Admitted { inputs, rows: 1, key: BatchKey::new(), outputs: None, doubt: None };
+        let admitted = Admitted {
+            inputs,
+            rows: 1,
+            key: BatchKey::new(),
+            outputs: None,
+            doubt: None,
+            delay: Duration::ZERO,
+        };
         let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
         let accepted = self.scheduler.submit(admitted, timeout, reply);
         self.scheduler.wake();
