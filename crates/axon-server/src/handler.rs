@@ -161,7 +161,7 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         }
         ModelVerb::Generate => infer::generate(app, asked, incoming, false).await,
         ModelVerb::GenerateStream => infer::generate(app, asked, incoming, true).await,
-        ModelVerb::Config => Err(Error::new(ErrorKind::Unimplemented, "not yet")),
+        ModelVerb::Config => document(&verbs::model_config(app, name, version)?),
     }
 }
 

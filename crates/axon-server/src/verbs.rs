@@ -13,6 +13,7 @@ use axon::server::{ModelMetadata, NotReady};
 use axon::signature::TensorSpec;
 use axon::{Error, ErrorKind, Result};
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::app::App;
@@ -73,7 +74,7 @@ pub(crate) fn model_metadata(app: &App, name: &str, version: Option<u64>) -> Res
     Ok(ModelMetadataResponse {
         name: metadata.name,
         versions: metadata.versions.iter().map(u64::to_string).collect(),
-        platform: "onnxruntime_onnx".to_owned(),
+        platform: metadata.platform.to_owned(),
         inputs: metadata.signature.inputs.iter().map(tensor).collect(),
         outputs: metadata.signature.outputs.iter().map(tensor).collect(),
     })
@@ -235,4 +236,9 @@ pub(crate) fn shared_memory_unregister(app: &App, kind: MemoryKind, name: Option
         MemoryKind::System => app.shared_memory.unregister_system(name),
         MemoryKind::Cuda => app.shared_memory.unregister_cuda(name),
     }
+}
+
+/// The configuration of a model as it is acted on, in the protocol's JSON.
+pub(crate) fn model_config(app: &App, name: &str, version: Option<u64>) -> Result<Value> {
+    Ok(app.server.model(name, version)?.configuration().to_json())
 }

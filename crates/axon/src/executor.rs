@@ -1,12 +1,17 @@
 //! What an instance runs: one execution context that one thread owns.
 
+mod identity;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use synapse::Tensor;
 
 use crate::error::Result;
+use crate::model_config::Layout;
 use crate::onnx;
+
+pub use identity::Identity;
 
 /// One run of a model.
 #[derive(Clone, Copy, Debug)]
@@ -38,5 +43,25 @@ pub trait Executor: Send {
 impl Executor for Arc<onnx::Session> {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         onnx::Session::run(self, inputs)
+    }
+}
+
+/// An executor whose clients see other tensors than it does.
+pub struct Arranged<E> {
+    inner: E,
+    layout: Arc<Layout>,
+}
+
+impl<E: Executor> Arranged<E> {
+    /// `inner` behind `layout`.
+    pub fn new(inner: E, layout: Arc<Layout>) -> Self {
+        Self { inner, layout }
+    }
+}
+
+impl<E: Executor> Executor for Arranged<E> {
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let outputs = self.inner.run(&self.layout.to_model(inputs)?)?;
+        self.layout.to_client(&outputs)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::onnx::runtime_version;
+use crate::onnx::{ModelFile, runtime_version};
 use crate::probe::Batchable;
 use crate::repository::Model;
 use crate::signature::{Dimension, TensorSpec};
@@ -14,13 +14,13 @@ pub struct ModelReport {
     pub name: String,
     /// Its version.
     pub version: u64,
-    /// Bytes of its file.
+    /// Bytes of its file; 0 for a model without one.
     pub size_bytes: u64,
     /// The version of the default operator set.
     pub opset: u64,
     /// Who made the file, as it says.
     pub producer: String,
-    /// The version of ONNX Runtime.
+    /// The version of ONNX Runtime; `none` for a model that it does not run.
     pub runtime: String,
     /// The execution provider.
     pub device: &'static str,
@@ -76,7 +76,11 @@ impl ModelReport {
     /// Reports on a loaded model.
     #[must_use]
     pub fn new(model: &Model) -> Self {
-        let (outline, findings, plan) = (model.outline(), model.findings(), model.plan());
+        let (findings, plan) = (model.findings(), model.plan());
+        let (outline, runtime) = match model.outline() {
+            Some(outline) => (outline.clone(), runtime_version().unwrap_or_default()),
+            None => (ModelFile::default(), "none"),
+        };
         let (batchable, reason, bitwise) = match &findings.batchable {
             Batchable::Yes { bitwise } => (true, None, Some(*bitwise)),
             Batchable::No(reason) => (false, Some(reason.clone()), None),
@@ -86,8 +90,8 @@ impl ModelReport {
             version: model.version(),
             size_bytes: outline.size,
             opset: outline.opset,
-            producer: outline.producer.clone(),
-            runtime: runtime_version().unwrap_or_default().to_owned(),
+            producer: outline.producer,
+            runtime: runtime.to_owned(),
             device: model.config().device.name(),
             inputs: model.signature().inputs.iter().map(TensorReport::new).collect(),
             outputs: model.signature().outputs.iter().map(TensorReport::new).collect(),

@@ -35,7 +35,7 @@ use turns::Turns;
 
 pub use model::{Model, Plan, Ticket};
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
-pub use scan::{Found, check_name, scan};
+pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
 
 /// What is known of a version.
 #[derive(Clone)]

@@ -50,6 +50,8 @@ pub struct ModelMetadata {
     pub name: String,
     /// The version that was asked for, else all that are ready.
     pub versions: Vec<u64>,
+    /// What runs it, as `onnxruntime_onnx`.
+    pub platform: &'static str,
     /// The inputs and outputs.
     pub signature: Signature,
 }
@@ -268,7 +270,12 @@ impl InferenceServer {
             Some(version) => vec![version],
             None => self.inner.repository.ready_versions(model.name()),
         };
-        Ok(ModelMetadata { name: model.name().to_owned(), versions, signature: model.signature().clone() })
+        Ok(ModelMetadata {
+            name: model.name().to_owned(),
+            versions,
+            platform: model.platform(),
+            signature: model.signature().clone(),
+        })
     }
 
     /// What was measured and chosen when a model was loaded.

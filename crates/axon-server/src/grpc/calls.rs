@@ -1,17 +1,19 @@
 //! The unary calls but inference: a message in, a verb's answer out.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axon::error::Echo;
 use axon::repository::LoadOverrides;
 use axon::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 
 use super::decode;
 use crate::admin;
 use crate::app::App;
+use crate::proto::DESCRIPTORS;
 use crate::proto::health::HealthCheckResponse;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::inference::log_settings_request::setting_value::ParameterChoice;
@@ -19,10 +21,11 @@ use crate::proto::inference::model_repository_parameter::ParameterChoice as Repo
 use crate::proto::inference::{
     CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest,
     CudaSharedMemoryStatusResponse, CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse,
-    LogSettingsRequest, LogSettingsResponse, ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse,
-    ModelRepositoryParameter, ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest,
-    RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
-    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
+    LogSettingsRequest, LogSettingsResponse, ModelConfig, ModelConfigRequest, ModelConfigResponse,
+    ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse, ModelRepositoryParameter,
+    ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
     SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest,
     SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest,
     SystemSharedMemoryUnregisterResponse, TraceSettingRequest, TraceSettingResponse, log_settings_response,
@@ -161,12 +164,31 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         }
         Verb::TraceSetting => trace_setting(app, message),
         Verb::LogSettings => log_settings(app, message),
-        _ => Err(Error::new(axon::ErrorKind::Unimplemented, "not yet")),
+        Verb::ModelConfig => {
+            let ModelConfigRequest { name, version } = decode(message)?;
+            let config = config_message(verbs::model_config(app, &name, parse(&version)?)?)?;
+            encode(&ModelConfigResponse { config: Some(config) })
+        }
+        Verb::ModelInfer | Verb::ModelStreamInfer => Err(Error::internal("inference is answered elsewhere")),
     }
 }
 
 fn encode(message: &impl Message) -> Result<BytesMut> {
     super::body::encode(message, 0)
+}
+
+/// The descriptions of the messages, to turn JSON into one.
+static MESSAGES: LazyLock<Option<DescriptorPool>> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+
+/// A configuration as a message: the JSON is that message's own.
+fn config_message(json: serde_json::Value) -> Result<ModelConfig> {
+    let pool = MESSAGES.as_ref().ok_or_else(|| Error::internal("the compiled descriptors cannot be read"))?;
+    let descriptor = pool
+        .get_message_by_name("inference.ModelConfig")
+        .ok_or_else(|| Error::internal("the compiled descriptors lack ModelConfig"))?;
+    let message = DynamicMessage::deserialize(descriptor, json).map_err(Error::internal)?;
+    message.transcode_to().map_err(Error::internal)
 }
 
 /// A version as messages have it: empty for any.

@@ -25,6 +25,7 @@ fn models() -> Vec<ModelMetadata> {
     let model = |name: &str, inputs: &[TensorSpec], outputs: &[TensorSpec]| ModelMetadata {
         name: name.to_owned(),
         versions: vec![1, 2],
+        platform: "onnxruntime_onnx",
         signature: Signature { inputs: inputs.to_vec(), outputs: outputs.to_vec() },
     };
     vec![

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::overrides::{LoadOverrides, Staged};
-use super::scan::{Found, check_name};
-use super::source::scan_model;
+use super::scan::{Found, check_name, scan_model_with};
 use super::table::{Place, Tried};
 use super::turns::Change;
 use super::{Model, ModelRepository};
 use crate::config::ControlMode;
-use crate::error::{Echo, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model_config::ModelConfiguration;
 use crate::onnx::load_library;
 use crate::reason::Reason;
 
@@ -35,15 +35,13 @@ impl ModelRepository {
     fn load_now(&self, name: &str, config: Option<&str>, files: &[(String, Vec<u8>)]) -> Result<()> {
         // Kept until the model is loaded: the files are removed when it is dropped.
         let staged = if files.is_empty() { None } else { Some(Staged::write(name, files)?) };
+        let configuration = config.map(ModelConfiguration::from_json).transpose()?;
         let found = match &staged {
-            Some(staged) => scan_model(staged.path(), name)?,
-            None => self.source.find(name)?,
+            Some(staged) => scan_model_with(staged.path(), name, configuration)?,
+            None => self.source.find(name, configuration)?,
         };
         if found.is_empty() {
             return Err(self.table.not_found(name).because(Reason::LoadUnknown(name.to_owned())));
-        }
-        if let Some(config) = config {
-            configure(name, config)?;
         }
         match self.load_versions(name, &found).into_iter().next() {
             None => Ok(()),
@@ -88,12 +86,13 @@ impl ModelRepository {
     }
 
     pub(super) fn load_version(&self, found: &Found) -> Result<(Model, u64)> {
-        let Found { name, version, path } = found;
-        let path = path.clone()?;
+        let Found { name, version, .. } = found;
         let started = Instant::now();
         let generation = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
-        load_library(self.config.runtime_library.as_deref())?;
-        let mut model = Model::load(name, *version, &path, &self.config.model, &self.timer)?;
+        if found.path.is_ok() && !found.configuration.is_identity() {
+            load_library(self.config.runtime_library.as_deref())?;
+        }
+        let mut model = Model::load(found, &self.config.model, &self.timer)?;
         let place = Place { name: name.clone(), version: *version, generation };
         model.depart_by(|scheduler| self.reaper.departure(&self.table, place, scheduler));
         tracing::info!(
@@ -119,7 +118,7 @@ impl ModelRepository {
                 }
                 Ok(())
             }
-            None if self.source.find(name)?.is_empty() => {
+            None if self.source.find(name, None)?.is_empty() => {
                 Err(self.table.not_found(name).because(Reason::UnloadUnknown(name.to_owned())))
             }
             // It is in the repository and was never loaded.
@@ -141,22 +140,5 @@ impl ModelRepository {
             .because(Reason::ControlMode));
         }
         check_name(name)
-    }
-}
-
-/// Checks that a configuration that came with the load is this model's.
-// TODO(#3): hand it to `ModelConfiguration::from_json` and put the result in the place of what was found.
-fn configure(name: &str, config: &str) -> Result<()> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        name: Option<String>,
-    }
-    let wrong = |problem: &dyn std::fmt::Display| Error::invalid("parameters.config", problem);
-    let named: Named = serde_json::from_str(config).map_err(|error| wrong(&error))?;
-    match named.name {
-        Some(other) if other != name && !other.is_empty() => {
-            Err(wrong(&format_args!("expected name {}, got {}", Echo(name), Echo(&other))))
-        }
-        _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
-//! One loaded version: read the outline → session → probe → plan → instances.
+//! One loaded version: read the outline → session → fit the configuration → probe → plan → instances.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +10,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::reaper::Departure;
+use super::scan::Found;
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::Executor;
+use crate::executor::{Arranged, Executor, Identity};
 use crate::metrics::ModelStatistics;
+use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
-use crate::probe::{Batchable, Findings, probe};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor};
+use crate::probe::{Batchable, CurvePoint, Findings, probe};
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
 use crate::scheduler::{Limits, Output, RequestId, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
 
@@ -62,41 +65,121 @@ pub struct Model {
     name: String,
     version: u64,
     signature: Signature,
-    outline: ModelFile,
+    outline: Option<ModelFile>,
     findings: Findings,
     plan: Plan,
     config: ModelConfig,
+    configuration: ModelConfiguration,
+    /// By output.
+    labels: BTreeMap<String, Vec<String>>,
+    counts_rows: bool,
     statistics: Arc<ModelStatistics>,
     scheduler: Arc<Scheduler>,
     /// After `scheduler`, so that it drops the last of it.
     departure: Option<Departure>,
 }
 
-impl Model {
-    /// Loads the file, probes it and starts its instances.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served.
-    pub fn load(
-        name: &str,
-        version: u64,
-        path: &Path,
-        config: &ModelConfig,
-        timer: &Arc<Timer>,
-    ) -> Result<Self> {
+/// A version that was read and probed, before its instances start.
+struct Prepared {
+    outline: Option<ModelFile>,
+    fit: Fit,
+    findings: Findings,
+    plan: Plan,
+    /// The name of its file; empty without one.
+    file_name: String,
+    executors: Vec<Box<dyn Executor>>,
+}
+
+impl Prepared {
+    /// Reads and probes a model file.
+    fn onnx(found: &Found, path: &Path, config: &ModelConfig) -> Result<Self> {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
         let session = Session::load(path, SessionOptions { device: config.device, threads: 1, arena })?;
-        let signature = session.signature().clone();
-        let findings = probe(&signature, &mut Arc::clone(&session));
+        let fit = found.configuration.fit(session.signature())?;
+        let mut findings = probe(session.signature(), &mut Arc::clone(&session));
         if let Some(reason) = &findings.not_run {
             tracing::warn!(
-                model = name,
-                version,
+                model = found.name,
+                version = found.version,
                 "the model failed on made-up inputs, so it is not batched: {reason}"
             );
         }
+        if !fit.may_batch && matches!(findings.batchable, Batchable::Yes { .. }) {
+            findings.batchable = Batchable::No("its configuration says max_batch_size 0".to_owned());
+        }
         let plan = Plan::choose(config, &findings, arena, granted_cores());
+        let layout = fit.layout.clone().map(Arc::new);
+        let executor = || match &layout {
+            Some(layout) => {
+                Box::new(Arranged::new(Arc::clone(&session), Arc::clone(layout))) as Box<dyn Executor>
+            }
+            None => Box::new(Arc::clone(&session)),
+        };
+        let executors = (0..plan.instances).map(|_| executor()).collect();
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { outline: Some(outline), fit, findings, plan, file_name, executors })
+    }
+
+    /// The test backend: its instances only wait, so that they are as many as is configured, whatever the cores.
+    fn identity(found: &Found) -> Result<Self> {
+        let configuration = &found.configuration;
+        let fit = configuration.fit_identity()?;
+        let delay = configuration.execute_delay();
+        tracing::warn!(
+            model = found.name,
+            version = found.version,
+            delay_ms = delay.as_millis(),
+            "the backend identity is for tests: this model answers with its inputs"
+        );
+        let batchable = match fit.max_batch_size {
+            Some(_) => Batchable::Yes { bitwise: true },
+            None => Batchable::No("its configuration says max_batch_size 0".to_owned()),
+        };
+        let curve = vec![CurvePoint { rows: 1, duration: delay }];
+        let findings = Findings { batchable, deterministic: Some(true), curve, not_run: None };
+        let plan = Plan {
+            instances: configuration.instances().map_or(1, NonZeroUsize::get),
+            threads: 1,
+            max_batch_rows: fit.max_batch_size.unwrap_or(NonZeroUsize::MIN),
+            arena: false,
+        };
+        let executors =
+            (0..plan.instances).map(|_| Box::new(Identity::new(delay)) as Box<dyn Executor>).collect();
+        Ok(Self { outline: None, fit, findings, plan, file_name: String::new(), executors })
+    }
+}
+
+impl Model {
+    /// Loads what was found, probes it and starts its instances.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served.
+    pub fn load(found: &Found, config: &ModelConfig, timer: &Arc<Timer>) -> Result<Self> {
+        let (path, configuration) = (found.path.clone()?, &found.configuration);
+        configuration.check_device(config.device)?;
+        if configuration.sequence().is_some() {
+            // Run without its sequences, a stateful model would answer from zeros each time.
+            return Err(configuration.error("sequence_batching", "stateful models are not served yet"));
+        }
+        let config = configured(config, configuration);
+        let labels = read_labels_of(found)?;
+        let prepared = match configuration.backend() {
+            Backend::OnnxRuntime => Prepared::onnx(found, &path, &config)?,
+            Backend::Identity => Prepared::identity(found)?,
+        };
+        let Prepared { outline, fit, findings, mut plan, file_name, executors } = prepared;
+        if let Some(rows) = fit.max_batch_size {
+            plan.max_batch_rows = plan.max_batch_rows.min(rows);
+        }
+        let chosen = Chosen {
+            name: &found.name,
+            file_name: &file_name,
+            device: config.device,
+            instances: plan.instances,
+            max_batch_rows: plan.max_batch_rows,
+        };
+        let configuration = configuration.effective(&fit, &chosen)?;
         let limits = Limits {
             max_batch_rows: plan.max_batch_rows,
             max_queue_size: config.max_queue_size,
@@ -109,19 +192,25 @@ impl Model {
             batch_duration: batch_duration
                 .map_or(Duration::ZERO, |point| point.duration / u32::try_from(plan.instances).unwrap_or(1)),
         };
-        let executors =
-            (0..plan.instances).map(|_| Box::new(Arc::clone(&session)) as Box<dyn Executor>).collect();
         let statistics = Arc::new(ModelStatistics::default());
-        let scheduler =
-            Scheduler::start(name, scheduler_config, executors, Arc::clone(&statistics), Arc::clone(timer))?;
+        let scheduler = Scheduler::start(
+            &found.name,
+            scheduler_config,
+            executors,
+            Arc::clone(&statistics),
+            Arc::clone(timer),
+        )?;
         Ok(Self {
-            name: name.to_owned(),
-            version,
-            signature,
+            name: found.name.clone(),
+            version: found.version,
+            signature: fit.signature,
             outline,
+            counts_rows: matches!(findings.batchable, Batchable::Yes { .. }),
             findings,
             plan,
-            config: config.clone(),
+            config,
+            configuration,
+            labels,
             statistics,
             scheduler: Arc::new(scheduler),
             departure: None,
@@ -146,10 +235,28 @@ impl Model {
         &self.signature
     }
 
-    /// The outline of its file.
+    /// The outline of its file; `None` for a backend without one.
     #[must_use]
-    pub fn outline(&self) -> &ModelFile {
-        &self.outline
+    pub fn outline(&self) -> Option<&ModelFile> {
+        self.outline.as_ref()
+    }
+
+    /// What runs it, as the protocol's metadata has it: `onnxruntime_onnx`.
+    #[must_use]
+    pub fn platform(&self) -> &'static str {
+        self.configuration.backend().platform()
+    }
+
+    /// Its configuration as it is acted on, with what was left out filled in.
+    #[must_use]
+    pub fn configuration(&self) -> &ModelConfiguration {
+        &self.configuration
+    }
+
+    /// The names of the classes of `output`, by index, where its configuration names a file of them.
+    #[must_use]
+    pub fn labels(&self, output: &str) -> Option<&[String]> {
+        self.labels.get(output).map(Vec::as_slice)
     }
 
     /// What the load-time probe found.
@@ -164,7 +271,7 @@ impl Model {
         &self.plan
     }
 
-    /// The settings it was loaded with.
+    /// The settings it was loaded with, its configuration's in place of the server's.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -192,11 +299,15 @@ impl Model {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
-        let InferenceRequest { inputs, outputs, timeout, .. } = request;
+        let InferenceRequest { inputs, outputs, timeout, parameters, .. } = request;
         let mut admitted =
             self.signature.admit(inputs, &outputs, self.counts_rows(), self.config.max_batch_size)?;
+        if self.configuration.is_identity() {
+            admitted.delay = execute_delay(&parameters)?;
+        }
         let (wanted, doubt) = (admitted.outputs.take(), admitted.doubt.take());
-        let timeout = timeout.unwrap_or(self.config.request_timeout).min(MAX_TIMEOUT);
+        let timeout =
+            self.configuration.queue().timeout(timeout, self.config.request_timeout).min(MAX_TIMEOUT);
         let lease = Arc::clone(&self);
         let reply = Box::new(move |answer: Result<Output>| {
             reply(match answer {
@@ -227,7 +338,7 @@ impl Model {
     /// True when dimension 0 counts rows: requests of any number of rows may share a run.
     #[must_use]
     pub fn counts_rows(&self) -> bool {
-        matches!(self.findings.batchable, Batchable::Yes { .. })
+        self.counts_rows
     }
 
     /// Decides who joins its instances when the last lease is gone; until then, whoever drops it does.
@@ -238,6 +349,53 @@ impl Model {
     pub(super) fn close(&self, limit: Duration) {
         self.scheduler.close(limit);
     }
+}
+
+/// The longest that a request can ask a test executor to take, in milliseconds.
+const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
+
+/// How long a request asks a test executor to take.
+fn execute_delay(parameters: &[(String, Parameter)]) -> Result<Duration> {
+    const KEY: &str = "execute_delay_ms";
+    let Some((_, parameter)) = parameters.iter().find(|(key, _)| key == KEY) else {
+        return Ok(Duration::ZERO);
+    };
+    let milliseconds = match parameter {
+        Parameter::Uint(milliseconds) => Some(*milliseconds),
+        Parameter::Int(milliseconds) => u64::try_from(*milliseconds).ok(),
+        _ => None,
+    };
+    let milliseconds = milliseconds.filter(|milliseconds| *milliseconds <= MAX_EXECUTE_DELAY_MS);
+    milliseconds.map(Duration::from_millis).ok_or_else(|| {
+        Error::invalid(
+            "parameters.execute_delay_ms",
+            format_args!("expected an integer from 0 to {MAX_EXECUTE_DELAY_MS}, got {parameter:?}"),
+        )
+    })
+}
+
+/// The server's settings with what the model's configuration says; the tighter limit of rows counts.
+fn configured(config: &ModelConfig, configuration: &ModelConfiguration) -> ModelConfig {
+    let mut config = config.clone();
+    let rows = [config.max_batch_size, configuration.max_batch_size()];
+    config.max_batch_size = rows.into_iter().flatten().min();
+    config.max_queue_size = configuration.queue().max_queue_size.unwrap_or(config.max_queue_size);
+    config.instances = configuration.instances().or(config.instances);
+    config
+}
+
+fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut labels = BTreeMap::new();
+    for (index, output) in found.configuration.outputs().iter().enumerate() {
+        let Some(name) = &output.labels else { continue };
+        let path = format!("output[{index}].label_filename");
+        let folder = found.folder.as_deref().ok_or_else(|| {
+            found.configuration.error(&path, "a lone model file has no folder that labels could lie in")
+        })?;
+        let read = read_labels(folder, name).map_err(|error| found.configuration.error(&path, error))?;
+        labels.insert(output.name.clone(), read);
+    }
+    Ok(labels)
 }
 
 /// An accepted request.

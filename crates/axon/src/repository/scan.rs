@@ -1,15 +1,20 @@
-//! What a path holds: one model file, or a folder of models.
+//! What a path holds: one model file, or a folder of models, each with its configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Echo, Error, ErrorKind, Result};
+use crate::model_config::{ModelConfiguration, VersionPolicy, confined};
 
 /// The longest model name, in bytes.
 const MAX_NAME: usize = 128;
 
 /// The most models of one folder.
 const MAX_MODELS: usize = 10_000;
+
+/// The file of a version, where the configuration names no other.
+const MODEL_FILE: &str = "model.onnx";
 
 /// A model version that was found.
 #[derive(Clone, Debug)]
@@ -18,8 +23,20 @@ pub struct Found {
     pub name: String,
     /// Its version; 1 for a lone file.
     pub version: u64,
-    /// Its file, or why it cannot be served.
+    /// Its file, or the version's folder for a backend without one; or why it cannot be served.
     pub path: Result<PathBuf>,
+    /// The model's folder, where the files lie that its configuration names; `None` for a lone file.
+    pub folder: Option<PathBuf>,
+    /// What is configured of it; the same for all its versions.
+    pub configuration: Arc<ModelConfiguration>,
+}
+
+impl Found {
+    /// A model file without a configuration.
+    #[must_use]
+    pub fn file(name: String, path: PathBuf) -> Self {
+        Self { name, version: 1, path: Ok(path), folder: None, configuration: Arc::default() }
+    }
 }
 
 /// Checks a model name: letters, digits, `_`, `.` and `-`, beginning with none of the last two, at most 128 bytes.
@@ -41,10 +58,11 @@ pub fn check_name(name: &str) -> Result<()> {
     ))
 }
 
-/// Finds the models at `path`: a model file, or a folder of `name.onnx` files and of `name/1/model.onnx` folders.
+/// Finds the models at `path`: a model file, or a folder of `name.onnx` files and of `name/1/model.onnx` folders. Of a
+/// folder's versions those are found that its configuration chooses, else the newest.
 ///
-/// What is in the folder and is no model is passed over, except that a folder with version folders and without a
-/// model file is found with its error.
+/// What is in the folder and is no model is passed over, except that a folder with a configuration or with version
+/// folders, of which none can be served, is found with its error.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidModel`] when the path is not there or cannot be read.
@@ -61,7 +79,7 @@ pub fn scan(path: &Path) -> Result<Vec<Found>> {
                 format!("the file name `{}` makes no model name\nhint: {hint}", path.display()),
             )
         })?;
-        return Ok(vec![Found { name, version: 1, path: Ok(path.to_owned()) }]);
+        return Ok(vec![Found::file(name, path.to_owned())]);
     }
     let mut entries: Vec<PathBuf> = std::fs::read_dir(path)
         .map_err(unreadable)?
@@ -69,21 +87,9 @@ pub fn scan(path: &Path) -> Result<Vec<Found>> {
         .collect::<Result<_, _>>()
         .map_err(unreadable)?;
     entries.sort();
-    let mut found: BTreeMap<(String, u64), Found> = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for one in entries.iter().flat_map(|entry| scan_entry(entry)) {
-        let key = (one.name.clone(), one.version);
-        if let Some(first) = found.get_mut(&key) {
-            first.path = Err(Error::new(
-                ErrorKind::InvalidModel,
-                format!(
-                    "model {} version {} is here twice: as a file and as a folder",
-                    Echo(&one.name),
-                    one.version
-                ),
-            ));
-            continue;
-        }
-        found.insert(key, one);
+        enter(&mut found, one);
         if found.len() > MAX_MODELS {
             return Err(Error::new(ErrorKind::InvalidModel, format!("more than {MAX_MODELS} models")));
         }
@@ -91,11 +97,60 @@ pub fn scan(path: &Path) -> Result<Vec<Found>> {
     Ok(found.into_values().collect())
 }
 
+/// Finds the versions of one model of the folder `repository`, as [`scan`] does; none when it is not there.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`] at `model_name` for a name that no model can have.
+pub fn scan_model(repository: &Path, name: &str) -> Result<Vec<Found>> {
+    scan_model_with(repository, name, None)
+}
+
+/// Like [`scan_model`], with a configuration in place of the model's own.
+///
+/// # Errors
+/// As for [`scan_model`], and when the configuration is another model's.
+pub fn scan_model_with(
+    repository: &Path,
+    name: &str,
+    configuration: Option<ModelConfiguration>,
+) -> Result<Vec<Found>> {
+    check_name(name)?;
+    if let Some(configuration) = &configuration {
+        configuration.check_name(name)?;
+    }
+    let mut found = BTreeMap::new();
+    let file = repository.join(format!("{name}.onnx"));
+    if file.is_file() {
+        enter(&mut found, Found::file(name.to_owned(), file));
+    }
+    let folder = repository.join(name);
+    if folder.is_dir() {
+        scan_folder(name, &folder, configuration).into_iter().for_each(|one| enter(&mut found, one));
+    } else if let Some(configuration) = configuration {
+        let configuration = Arc::new(configuration);
+        found.values_mut().for_each(|one| one.configuration = Arc::clone(&configuration));
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Enters a version; one that was entered before cannot be served.
+fn enter(found: &mut BTreeMap<(String, u64), Found>, one: Found) {
+    let key = (one.name.clone(), one.version);
+    let Some(first) = found.get_mut(&key) else {
+        found.insert(key, one);
+        return;
+    };
+    first.path = Err(Error::new(
+        ErrorKind::InvalidModel,
+        format!("model {} version {} is here twice: as a file and as a folder", Echo(&one.name), one.version),
+    ));
+}
+
 fn scan_entry(entry: &Path) -> Vec<Found> {
     let is_file = entry.is_file() && entry.extension().is_some_and(|extension| extension == "onnx");
     match model_name(entry) {
-        Ok(name) if is_file => vec![Found { name, version: 1, path: Ok(entry.to_owned()) }],
-        Ok(name) if entry.is_dir() => scan_versions(&name, entry),
+        Ok(name) if is_file => vec![Found::file(name, entry.to_owned())],
+        Ok(name) if entry.is_dir() => scan_folder(&name, entry, None),
         Err(error) if is_file || holds_versions(entry) => {
             tracing::warn!("a model is passed over: {error}");
             Vec::new()
@@ -129,20 +184,75 @@ fn versions(folder: &Path) -> Vec<(u64, PathBuf)> {
     versions
 }
 
-fn scan_versions(name: &str, folder: &Path) -> Vec<Found> {
-    if folder.join("config.pbtxt").exists() {
-        tracing::warn!(model = name, "config.pbtxt is not read by this version of Axon");
-    }
-    let found = |(version, folder): (u64, PathBuf)| {
-        let file = folder.join("model.onnx");
-        let path = if file.is_file() {
-            Ok(file)
-        } else {
-            Err(Error::new(ErrorKind::InvalidModel, format!("version {version} has no file model.onnx")))
-        };
-        Found { name: name.to_owned(), version, path }
+/// Finds the versions of the model in `folder`, by `configuration` or by the folder's own.
+fn scan_folder(name: &str, folder: &Path, configuration: Option<ModelConfiguration>) -> Vec<Found> {
+    let versions = versions(folder);
+    let newest = versions.last().map_or(1, |(version, _)| *version);
+    let read = configuration.map_or_else(|| read_configuration(name, folder), Ok);
+    let found = |version: u64, path: Result<PathBuf>, configuration: &Arc<ModelConfiguration>| Found {
+        name: name.to_owned(),
+        version,
+        path,
+        folder: Some(folder.to_owned()),
+        configuration: Arc::clone(configuration),
     };
-    versions(folder).into_iter().map(found).collect()
+    let configuration = match read {
+        Ok(configuration) => Arc::new(configuration),
+        Err(error) => return vec![found(newest, Err(error), &Arc::default())],
+    };
+    for warning in configuration.warnings() {
+        tracing::warn!(model = name, "{warning}");
+    }
+    let chosen = choose(name, versions, configuration.versions());
+    if chosen.is_empty() && configuration.is_given() {
+        let none = "the model has none of the version folders that are served, as `1`";
+        return vec![found(newest, Err(Error::new(ErrorKind::InvalidModel, none)), &configuration)];
+    }
+    let file = |version, folder: PathBuf| version_path(version, folder, &configuration);
+    chosen
+        .into_iter()
+        .map(|(version, folder)| found(version, file(version, folder), &configuration))
+        .collect()
+}
+
+fn read_configuration(name: &str, folder: &Path) -> Result<ModelConfiguration> {
+    let configuration = ModelConfiguration::read(folder)?.unwrap_or_default();
+    configuration.check_name(name)?;
+    Ok(configuration)
+}
+
+fn choose(name: &str, versions: Vec<(u64, PathBuf)>, policy: &VersionPolicy) -> Vec<(u64, PathBuf)> {
+    match policy {
+        VersionPolicy::All => versions,
+        VersionPolicy::Latest(count) => {
+            let older = versions.len().saturating_sub(count.get());
+            versions.into_iter().skip(older).collect()
+        }
+        VersionPolicy::Specific(wanted) => {
+            for version in
+                wanted.iter().filter(|&wanted| versions.iter().all(|(version, _)| version != wanted))
+            {
+                tracing::warn!(model = name, version, "a version that is to be served has no folder");
+            }
+            versions.into_iter().filter(|(version, _)| wanted.contains(version)).collect()
+        }
+    }
+}
+
+fn version_path(version: u64, folder: PathBuf, configuration: &ModelConfiguration) -> Result<PathBuf> {
+    if configuration.is_identity() {
+        return Ok(folder);
+    }
+    if let Some(name) = configuration.file_name() {
+        return confined(&folder, name).map_err(|error| {
+            configuration.error("default_model_filename", format_args!("version {version}: {error}"))
+        });
+    }
+    let file = folder.join(MODEL_FILE);
+    if file.is_file() {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::InvalidModel, format!("version {version} has no file {MODEL_FILE}")))
 }
 
 #[cfg(test)]
@@ -188,7 +298,7 @@ mod tests {
         let summary: Vec<_> =
             found.iter().map(|one| (one.name.as_str(), one.version, one.path.is_ok())).collect();
         std::fs::remove_dir_all(&root).unwrap();
-        assert_eq!(summary, [("a", 1, true), ("a", 12, true), ("b", 1, false), ("c", 1, false)]);
+        assert_eq!(summary, [("a", 12, true), ("b", 1, false), ("c", 1, false)]);
         assert_eq!(scan(&root).unwrap_err().kind(), ErrorKind::InvalidModel);
     }
 }

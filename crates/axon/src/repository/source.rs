@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::scan::{Found, check_name, scan};
+use super::scan::{Found, check_name, scan, scan_model_with};
 use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
+use crate::model_config::ModelConfiguration;
 
 /// The name that stands for all models.
 const ALL: &str = "*";
@@ -38,17 +40,23 @@ impl Source {
         Ok((Self { path: absolute, name: config.name.clone() }, found))
     }
 
-    /// The versions of one model as they are there now; none when it is not.
+    /// The versions of one model as they are there now; none when it is not. `configuration` stands in the place of the
+    /// model's own.
     ///
     /// # Errors
-    /// When the repository cannot be read.
-    pub fn find(&self, name: &str) -> Result<Vec<Found>> {
-        if self.name.is_some() {
-            let mut found = scan_named(&self.path, self.name.as_deref()).map_err(unreadable)?;
-            found.retain(|one| one.name == name);
-            return Ok(found);
+    /// When the repository cannot be read, and when the configuration is another model's.
+    pub fn find(&self, name: &str, configuration: Option<ModelConfiguration>) -> Result<Vec<Found>> {
+        if self.path.is_dir() {
+            return scan_model_with(&self.path, name, configuration);
         }
-        scan_model(&self.path, name)
+        let mut found = scan_named(&self.path, self.name.as_deref()).map_err(unreadable)?;
+        found.retain(|one| one.name == name);
+        if let Some(configuration) = configuration {
+            configuration.check_name(name)?;
+            let configuration = Arc::new(configuration);
+            found.iter_mut().for_each(|one| one.configuration = Arc::clone(&configuration));
+        }
+        Ok(found)
     }
 
     /// The files of a model as they are now: its folder's, its version folders', or the lone file. `None` when they are
@@ -84,13 +92,6 @@ impl Source {
     }
 }
 
-/// The versions of model `name` in `repository`; none when it is not there.
-pub(super) fn scan_model(repository: &Path, name: &str) -> Result<Vec<Found>> {
-    let mut found = scan(repository).map_err(unreadable)?;
-    found.retain(|one| one.name == name);
-    Ok(found)
-}
-
 /// Whoever asks for a model is not told where the repository is.
 #[allow(clippy::needless_pass_by_value, reason = "it maps an error")]
 fn unreadable(error: Error) -> Error {
@@ -106,7 +107,7 @@ fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
     if !path.exists() {
         return scan(path);
     }
-    Ok(vec![Found { name: name.to_owned(), version: 1, path: Ok(path.to_owned()) }])
+    Ok(vec![Found::file(name.to_owned(), path.to_owned())])
 }
 
 /// What is loaded at start.

@@ -398,7 +398,7 @@ mod tests {
     use super::*;
 
     fn found(version: u64) -> Found {
-        Found { name: "m".to_owned(), version, path: Ok(PathBuf::from("model.onnx")) }
+        Found { version, ..Found::file("m".to_owned(), PathBuf::from("model.onnx")) }
     }
 
     fn fails(version: u64) -> Tried {
