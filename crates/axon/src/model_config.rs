@@ -231,9 +231,9 @@ impl ModelConfiguration {
         // What the readers let through fits the description; an error here would be theirs.
         let json = schema::with_defaults(sparse)?;
         let fields = Fields::deserialize(&json).map_err(Error::internal)?;
-        let mut checker = Checker::new(&origin);
-        let checked = checker.check(&fields)?;
-        let warnings = checker.warnings;
+        let mut check = Checker::new(&origin);
+        let checked = check.check(&fields)?;
+        let warnings = check.warnings;
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         let file_name = given(fields.default_model_filename);
         if let Some(name) = &file_name {

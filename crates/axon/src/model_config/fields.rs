@@ -59,6 +59,7 @@ pub(super) struct SpecificFields {
 /// An input or an output; each has fields that the other has not.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are the schema's")]
 pub(super) struct TensorFields {
     pub name: String,
     pub data_type: String,

@@ -386,27 +386,17 @@ impl Fitting<'_> {
                 self.configuration.error("input", problem)
             })?;
             let before = given.get(from).map(|(_, dims)| dims.clone()).unwrap_or_default();
-            let after = self.model_dims(inputs, spec, &before);
+            let after = model_dims(inputs, spec, &before);
             Ok(Slot { from, before, after })
         });
         let inputs = inputs.collect::<Result<_>>()?;
         let outputs = taken.into_iter().map(|(name, after)| {
             let from = self.model.outputs.iter().position(|spec| spec.name == name);
             let from = from.ok_or_else(|| Error::internal("an output that was found is gone"))?;
-            let before = self.model_dims(outputs, &self.model.outputs[from], &after);
+            let before = model_dims(outputs, &self.model.outputs[from], &after);
             Ok(Slot { from, before, after })
         });
         Ok(Layout { inputs, outputs: outputs.collect::<Result<_>>()?, is_batched: self.is_batched })
-    }
-
-    /// The dimensions that the model sees of a tensor that clients see as `dims`.
-    fn model_dims(&self, tensors: &[TensorConfig], spec: &TensorSpec, dims: &[i64]) -> Vec<i64> {
-        let reshape = tensors.iter().find(|tensor| tensor.name == spec.name);
-        match reshape.and_then(|tensor| tensor.reshape.clone()) {
-            Some(reshape) => reshape,
-            None if spec.shape.as_ref().is_some_and(Vec::is_empty) => Vec::new(),
-            None => dims.to_vec(),
-        }
     }
 }
 
@@ -431,4 +421,14 @@ fn client_spec(tensor: &TensorConfig, is_batched: bool, model: Option<&TensorSpe
     let dims = tensor.dims.iter().enumerate().map(dimension);
     let shape = is_batched.then_some(rows).into_iter().chain(dims).collect();
     TensorSpec { name: tensor.name.clone(), datatype: tensor.datatype, shape: Some(shape) }
+}
+
+/// The dimensions that the model sees of a tensor that clients see as `dims`.
+fn model_dims(tensors: &[TensorConfig], spec: &TensorSpec, dims: &[i64]) -> Vec<i64> {
+    let reshape = tensors.iter().find(|tensor| tensor.name == spec.name);
+    match reshape.and_then(|tensor| tensor.reshape.clone()) {
+        Some(reshape) => reshape,
+        None if spec.shape.as_ref().is_some_and(Vec::is_empty) => Vec::new(),
+        None => dims.to_vec(),
+    }
 }

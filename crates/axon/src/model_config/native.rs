@@ -55,21 +55,18 @@ struct Reader<'o> {
     fields: Map<String, Value>,
 }
 
+fn wrong(item: &Item<'_>, key: &str, expected: &str) -> Problem {
+    let got = item.get_ref().type_str();
+    Problem::new(item.span().start, format_args!("{key}: expected {expected}, got a value of type {got}"))
+}
+
+fn unknown(key: &Spanned<toml::de::DeString<'_>>, holder: &str, names: &[&str]) -> Problem {
+    let dot = if holder.is_empty() { "" } else { "." };
+    let hint = suggestion(key.get_ref(), names.iter().copied());
+    Problem::new(key.span().start, format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())))
+}
+
 impl Reader<'_> {
-    fn wrong(&self, item: &Item<'_>, key: &str, expected: &str) -> Problem {
-        let got = item.get_ref().type_str();
-        Problem::new(item.span().start, format_args!("{key}: expected {expected}, got a value of type {got}"))
-    }
-
-    fn unknown(&self, key: &Spanned<toml::de::DeString<'_>>, holder: &str, names: &[&str]) -> Problem {
-        let dot = if holder.is_empty() { "" } else { "." };
-        let hint = suggestion(key.get_ref(), names.iter().copied());
-        Problem::new(
-            key.span().start,
-            format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())),
-        )
-    }
-
     /// Notes that the field at `path` is written here as `key`.
     fn note(&mut self, path: &str, key: &str, item: &Item<'_>) {
         self.origin.note_as(path, key, item.span().start);
@@ -86,14 +83,14 @@ impl Reader<'_> {
                 "versions" => self.versions(item)?,
                 "instances" => {
                     self.note("instance_group[0].count", key, item);
-                    let count = integer(self, key, item)?;
+                    let count = integer(key, item)?;
                     self.fields.insert("instance_group".to_owned(), json!([{ "count": count }]));
                 }
                 "max_queue_size" => self.policy("max_queue_size", key, item, natural)?,
                 "timeout_ms" => {
                     self.policy("default_timeout_microseconds", key, item, milliseconds)?;
                     if !table.contains_key("allow_timeout_override") {
-                        self.policy("allow_timeout_override", key, item, |_, _, _| Ok(json!(true)))?;
+                        self.policy("allow_timeout_override", key, item, |_, _| Ok(json!(true)))?;
                     }
                 }
                 "allow_timeout_override" => self.policy("allow_timeout_override", key, item, boolean)?,
@@ -114,7 +111,7 @@ impl Reader<'_> {
                 "tags" => self.copy("metric_tags", key, item, texts)?,
                 "response_cache" => self.within(("response_cache", "enable"), key, item, boolean)?,
                 "sequence" => self.sequence(item)?,
-                _ => return Err(self.unknown(name, "", &KEYS)),
+                _ => return Err(unknown(name, "", &KEYS)),
             }
         }
         match table.get("sequence") {
@@ -131,10 +128,10 @@ impl Reader<'_> {
         field: &str,
         key: &str,
         item: &Item<'_>,
-        read: impl Fn(&Self, &str, &Item<'_>) -> Result<Value>,
+        read: impl Fn(&str, &Item<'_>) -> Result<Value>,
     ) -> Result<()> {
         self.note(field, key, item);
-        let value = read(self, key, item)?;
+        let value = read(key, item)?;
         self.fields.insert(field.to_owned(), value);
         Ok(())
     }
@@ -145,10 +142,10 @@ impl Reader<'_> {
         (holder, field): (&'static str, &'static str),
         key: &str,
         item: &Item<'_>,
-        read: impl Fn(&Self, &str, &Item<'_>) -> Result<Value>,
+        read: impl Fn(&str, &Item<'_>) -> Result<Value>,
     ) -> Result<()> {
         self.note(&format!("{holder}.{field}"), key, item);
-        let value = read(self, key, item)?;
+        let value = read(key, item)?;
         let holder = self.fields.entry(holder).or_insert_with(|| json!({}));
         if let Value::Object(fields) = holder {
             fields.insert(field.to_owned(), value);
@@ -162,10 +159,10 @@ impl Reader<'_> {
         field: &'static str,
         key: &str,
         item: &Item<'_>,
-        read: impl Fn(&Self, &str, &Item<'_>) -> Result<Value>,
+        read: impl Fn(&str, &Item<'_>) -> Result<Value>,
     ) -> Result<()> {
         self.note(&format!("dynamic_batching.default_queue_policy.{field}"), key, item);
-        let value = read(self, key, item)?;
+        let value = read(key, item)?;
         let batching = self.fields.entry("dynamic_batching").or_insert_with(|| json!({}));
         if let Value::Object(batching) = batching
             && let Value::Object(policy) = batching.entry("default_queue_policy").or_insert_with(|| json!({}))
@@ -182,14 +179,14 @@ impl Reader<'_> {
             }
             DeValue::String(word) if word == "all" => ("version_policy.all", json!({ "all": {} })),
             DeValue::Integer(_) => {
-                let count = natural(self, "versions", item)?;
+                let count = natural("versions", item)?;
                 ("version_policy.latest.num_versions", json!({ "latest": { "num_versions": count } }))
             }
             DeValue::Array(_) => {
-                let versions = sizes(self, "versions", item)?;
+                let versions = sizes("versions", item)?;
                 ("version_policy.specific.versions", json!({ "specific": { "versions": versions } }))
             }
-            _ => return Err(self.wrong(item, "versions", "`latest`, `all`, a number or a list")),
+            _ => return Err(wrong(item, "versions", "`latest`, `all`, a number or a list")),
         };
         self.note(path, "versions", item);
         self.fields.insert("version_policy".to_owned(), policy);
@@ -198,22 +195,22 @@ impl Reader<'_> {
 
     fn tensors(&mut self, field: &str, side: &str, item: &Item<'_>) -> Result<()> {
         let mut tensors = Vec::new();
-        for (name, item) in in_order(table(self, side, item)?) {
+        for (name, item) in in_order(table(side, item)?) {
             let key = format!("{side}.{}", name.get_ref().escape_debug());
             let at = format!("{field}[{}]", tensors.len());
             self.note(&at, &key, item);
             let mut tensor = json!({ "name": name.get_ref() });
-            for (part, item) in table(self, &key, item)? {
+            for (part, item) in table(&key, item)? {
                 let inner = format!("{key}.{}", part.get_ref().escape_debug());
                 let (field, value) = match part.get_ref().as_ref() {
-                    "datatype" => ("data_type", datatype(self, &inner, item)?),
-                    "shape" => ("dims", sizes(self, &inner, item)?),
-                    "reshape" => ("reshape", json!({ "shape": sizes(self, &inner, item)? })),
-                    "labels" if field == "output" => ("label_filename", text(self, &inner, item)?),
+                    "datatype" => ("data_type", datatype(&inner, item)?),
+                    "shape" => ("dims", sizes(&inner, item)?),
+                    "reshape" => ("reshape", json!({ "shape": sizes(&inner, item)? })),
+                    "labels" if field == "output" => ("label_filename", text(&inner, item)?),
                     _ => {
                         let names = ["datatype", "shape", "reshape", "labels"];
                         let known = if field == "output" { &names[..] } else { &names[..3] };
-                        return Err(self.unknown(part, &key, known));
+                        return Err(unknown(part, &key, known));
                     }
                 };
                 self.note(&format!("{at}.{field}"), &inner, item);
@@ -228,7 +225,7 @@ impl Reader<'_> {
     fn parameters(&mut self, key: &str, item: &Item<'_>) -> Result<()> {
         self.note("parameters", key, item);
         let mut parameters = Map::new();
-        for (name, item) in table(self, key, item)? {
+        for (name, item) in table(key, item)? {
             let inner = format!("parameters.{}", name.get_ref().escape_debug());
             self.note(&inner, &inner, item);
             let value = match item.get_ref() {
@@ -236,7 +233,7 @@ impl Reader<'_> {
                 DeValue::Integer(number) => number.to_string(),
                 DeValue::Float(number) => number.to_string(),
                 DeValue::Boolean(value) => value.to_string(),
-                _ => return Err(self.wrong(item, &inner, "a string, a number or a boolean")),
+                _ => return Err(wrong(item, &inner, "a string, a number or a boolean")),
             };
             parameters.insert(name.get_ref().to_string(), json!({ "string_value": value }));
         }
@@ -260,31 +257,31 @@ impl Reader<'_> {
         let mut sequence = json!({});
         let (mut strategy, mut choice) = ("direct", json!({}));
         let mut controls = Vec::new();
-        for (name, item) in in_order(table(self, "sequence", item)?) {
+        for (name, item) in in_order(table("sequence", item)?) {
             let key = format!("sequence.{}", name.get_ref().escape_debug());
             match name.get_ref().as_ref() {
                 "strategy" => {
                     strategy = match item.get_ref().as_str() {
                         Some("direct") => "direct",
                         Some("oldest") => "oldest",
-                        _ => return Err(self.wrong(item, &key, "`direct` or `oldest`")),
+                        _ => return Err(wrong(item, &key, "`direct` or `oldest`")),
                     };
                 }
                 "max_idle_ms" => {
                     self.note("sequence_batching.max_sequence_idle_microseconds", &key, item);
-                    sequence["max_sequence_idle_microseconds"] = milliseconds(self, &key, item)?;
+                    sequence["max_sequence_idle_microseconds"] = milliseconds(&key, item)?;
                 }
                 "max_sequences" => {
                     self.note("sequence_batching.oldest.max_candidate_sequences", &key, item);
-                    choice["max_candidate_sequences"] = integer(self, &key, item)?;
+                    choice["max_candidate_sequences"] = integer(&key, item)?;
                 }
-                "max_queue_delay_us" => choice["max_queue_delay_microseconds"] = natural(self, &key, item)?,
+                "max_queue_delay_us" => choice["max_queue_delay_microseconds"] = natural(&key, item)?,
                 kind @ ("start" | "ready" | "end" | "id") => {
                     self.note(&format!("sequence_batching.control_input[{}]", controls.len()), &key, item);
                     controls.push(self.control(kind, &key, item)?);
                 }
                 "states" => sequence["state"] = self.states(&key, item)?,
-                _ => return Err(self.unknown(name, "sequence", &NAMES)),
+                _ => return Err(unknown(name, "sequence", &NAMES)),
             }
         }
         if strategy == "direct" && choice.get("max_candidate_sequences").is_some() {
@@ -302,13 +299,13 @@ impl Reader<'_> {
     /// `{ input = "START", datatype = "FP32", values = [0, 1] }`; the values of `id` are the ids.
     fn control(&self, kind: &str, key: &str, item: &Item<'_>) -> Result<Value> {
         let (mut input, mut datatype_name, mut values) = (None, None, json!([0, 1]));
-        for (name, item) in table(self, key, item)? {
+        for (name, item) in table(key, item)? {
             let inner = format!("{key}.{}", name.get_ref().escape_debug());
             match name.get_ref().as_ref() {
-                "input" => input = Some(text(self, &inner, item)?),
-                "datatype" => datatype_name = Some((datatype(self, &inner, item)?, item)),
-                "values" if kind != "id" => values = integers(self, &inner, item)?,
-                _ => return Err(self.unknown(name, key, &["input", "datatype", "values"])),
+                "input" => input = Some(text(&inner, item)?),
+                "datatype" => datatype_name = Some((datatype(&inner, item)?, item)),
+                "values" if kind != "id" => values = integers(&inner, item)?,
+                _ => return Err(unknown(name, key, &["input", "datatype", "values"])),
             }
         }
         let missing =
@@ -330,7 +327,7 @@ impl Reader<'_> {
                 let values = values.as_array().into_iter().flatten().map(|value| *value != json!(0));
                 control["bool_false_true"] = values.collect();
             }
-            _ => return Err(self.wrong(at, &format!("{key}.datatype"), "`INT32`, `FP32` or `BOOL`")),
+            _ => return Err(wrong(at, &format!("{key}.datatype"), "`INT32`, `FP32` or `BOOL`")),
         }
         Ok(json!({ "name": input, "control": [control] }))
     }
@@ -338,17 +335,17 @@ impl Reader<'_> {
     /// `[sequence.states.STATE] output = "NEXT", datatype = "FP32", shape = [4]`.
     fn states(&mut self, key: &str, item: &Item<'_>) -> Result<Value> {
         let mut states = Vec::new();
-        for (name, item) in in_order(table(self, key, item)?) {
+        for (name, item) in in_order(table(key, item)?) {
             let key = format!("{key}.{}", name.get_ref().escape_debug());
             self.note(&format!("sequence_batching.state[{}]", states.len()), &key, item);
             let mut state = json!({ "input_name": name.get_ref() });
-            for (part, item) in table(self, &key, item)? {
+            for (part, item) in table(&key, item)? {
                 let inner = format!("{key}.{}", part.get_ref().escape_debug());
                 match part.get_ref().as_ref() {
-                    "output" => state["output_name"] = text(self, &inner, item)?,
-                    "datatype" => state["data_type"] = datatype(self, &inner, item)?,
-                    "shape" => state["dims"] = sizes(self, &inner, item)?,
-                    _ => return Err(self.unknown(part, &key, &["output", "datatype", "shape"])),
+                    "output" => state["output_name"] = text(&inner, item)?,
+                    "datatype" => state["data_type"] = datatype(&inner, item)?,
+                    "shape" => state["dims"] = sizes(&inner, item)?,
+                    _ => return Err(unknown(part, &key, &["output", "datatype", "shape"])),
                 }
             }
             states.push(state);
@@ -364,8 +361,8 @@ fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<toml::de::DeStri
     entries
 }
 
-fn table<'a, 'i>(reader: &Reader<'_>, key: &str, item: &'a Item<'i>) -> Result<&'a DeTable<'i>> {
-    let table = item.get_ref().as_table().ok_or_else(|| reader.wrong(item, key, "a table"))?;
+fn table<'a, 'i>(key: &str, item: &'a Item<'i>) -> Result<&'a DeTable<'i>> {
+    let table = item.get_ref().as_table().ok_or_else(|| wrong(item, key, "a table"))?;
     if table.len() > MAX_ELEMENTS {
         let problem = format_args!("{key}: expected at most {MAX_ELEMENTS} keys, got {}", table.len());
         return Err(Problem::new(item.span().start, problem));
@@ -373,34 +370,29 @@ fn table<'a, 'i>(reader: &Reader<'_>, key: &str, item: &'a Item<'i>) -> Result<&
     Ok(table)
 }
 
-fn text(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    item.get_ref().as_str().map(|text| json!(text)).ok_or_else(|| reader.wrong(item, key, "a string"))
+fn text(key: &str, item: &Item<'_>) -> Result<Value> {
+    item.get_ref().as_str().map(|text| json!(text)).ok_or_else(|| wrong(item, key, "a string"))
 }
 
-fn boolean(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    item.get_ref().as_bool().map(|value| json!(value)).ok_or_else(|| reader.wrong(item, key, "true or false"))
+fn boolean(key: &str, item: &Item<'_>) -> Result<Value> {
+    item.get_ref().as_bool().map(|value| json!(value)).ok_or_else(|| wrong(item, key, "true or false"))
 }
 
-fn integer(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    within(reader, key, item, i32::MIN.into()..=i32::MAX.into())
+fn integer(key: &str, item: &Item<'_>) -> Result<Value> {
+    within(key, item, i32::MIN.into()..=i32::MAX.into())
 }
 
-fn natural(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    within(reader, key, item, 0..=u32::MAX.into())
+fn natural(key: &str, item: &Item<'_>) -> Result<Value> {
+    within(key, item, 0..=u32::MAX.into())
 }
 
-fn milliseconds(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    let value = natural(reader, key, item)?.as_u64().map(|value| value * 1000);
+fn milliseconds(key: &str, item: &Item<'_>) -> Result<Value> {
+    let value = natural(key, item)?.as_u64().map(|value| value * 1000);
     Ok(json!(value))
 }
 
-fn within(
-    reader: &Reader<'_>,
-    key: &str,
-    item: &Item<'_>,
-    range: std::ops::RangeInclusive<i64>,
-) -> Result<Value> {
-    let Some(number) = item.get_ref().as_integer() else { return Err(reader.wrong(item, key, "an integer")) };
+fn within(key: &str, item: &Item<'_>, range: std::ops::RangeInclusive<i64>) -> Result<Value> {
+    let Some(number) = item.get_ref().as_integer() else { return Err(wrong(item, key, "an integer")) };
     let value = i64::from_str_radix(number.as_str(), number.radix()).ok();
     value.filter(|value| range.contains(value)).map(|value| json!(value)).ok_or_else(|| {
         let (least, most) = range.into_inner();
@@ -410,46 +402,39 @@ fn within(
     })
 }
 
-fn integers(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    list(reader, key, item, integer)
+fn integers(key: &str, item: &Item<'_>) -> Result<Value> {
+    list(key, item, integer)
 }
 
 /// Integers of 64 bits.
-fn sizes(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    list(reader, key, item, |reader, key, item| within(reader, key, item, i64::MIN..=i64::MAX))
+fn sizes(key: &str, item: &Item<'_>) -> Result<Value> {
+    list(key, item, |key, item| within(key, item, i64::MIN..=i64::MAX))
 }
 
-fn list(
-    reader: &Reader<'_>,
-    key: &str,
-    item: &Item<'_>,
-    read: impl Fn(&Reader<'_>, &str, &Item<'_>) -> Result<Value>,
-) -> Result<Value> {
-    let list = item.get_ref().as_array().ok_or_else(|| reader.wrong(item, key, "a list of integers"))?;
+fn list(key: &str, item: &Item<'_>, read: impl Fn(&str, &Item<'_>) -> Result<Value>) -> Result<Value> {
+    let list = item.get_ref().as_array().ok_or_else(|| wrong(item, key, "a list of integers"))?;
     if list.len() > MAX_ELEMENTS {
         let problem = format_args!("{key}: expected at most {MAX_ELEMENTS} elements, got {}", list.len());
         return Err(Problem::new(item.span().start, problem));
     }
-    list.iter().map(|item| read(reader, key, item)).collect()
+    list.iter().map(|item| read(key, item)).collect()
 }
 
-fn texts(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    let entries = table(reader, key, item)?.iter();
+fn texts(key: &str, item: &Item<'_>) -> Result<Value> {
+    let entries = table(key, item)?.iter();
     let entry = |(name, item): (&Spanned<toml::de::DeString<'_>>, &Item<'_>)| {
-        Ok((name.get_ref().to_string(), text(reader, key, item)?))
+        Ok((name.get_ref().to_string(), text(key, item)?))
     };
     entries.map(entry).collect::<Result<Map<_, _>>>().map(Value::Object)
 }
 
 /// A data type under the protocol's name, as `FP32` or `BYTES`.
-fn datatype(reader: &Reader<'_>, key: &str, item: &Item<'_>) -> Result<Value> {
-    let name = item.get_ref().as_str().ok_or_else(|| reader.wrong(item, key, "a string"))?;
+fn datatype(key: &str, item: &Item<'_>) -> Result<Value> {
+    let name = item.get_ref().as_str().ok_or_else(|| wrong(item, key, "a string"))?;
     let names = synapse::DataType::ALL.map(synapse::DataType::name);
-    match names.iter().position(|known| *known == name) {
-        Some(index) => Ok(json!(super::check::data_type_name(synapse::DataType::ALL[index]))),
-        None => {
-            let hint = suggestion(name, names.into_iter());
-            Err(Problem::new(item.span().start, format_args!("{key}: {hint}; got {}", Echo(name))))
-        }
+    if let Ok(datatype) = name.parse() {
+        return Ok(json!(super::check::data_type_name(datatype)));
     }
+    let hint = suggestion(name, names.into_iter());
+    Err(Problem::new(item.span().start, format_args!("{key}: {hint}; got {}", Echo(name))))
 }

@@ -3,6 +3,8 @@
 //! The description leads: a field that it does not have ends the reading, so that nesting is never deeper than the
 //! description is, whatever the text says.
 
+use std::fmt::Write as _;
+
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Number, Value};
 
@@ -176,7 +178,8 @@ impl<'a, 'o> Parser<'a, 'o> {
     fn field(&mut self, field: &FieldDescriptor, fields: &mut Map<String, Value>) -> Result<()> {
         let kind = field.kind();
         let opens = matches!(self.token, Token::Symbol('{' | '<'));
-        if !self.skip_if(':')? && !(self.syntax == Syntax::Text && opens && kind.as_message().is_some()) {
+        let needs_no_colon = self.syntax == Syntax::Text && opens && kind.as_message().is_some();
+        if !self.skip_if(':')? && !needs_no_colon {
             return Err(self.unexpected("`:`"));
         }
         if self.syntax == Syntax::Json && self.token == Token::Name("null") {
@@ -204,7 +207,7 @@ impl<'a, 'o> Parser<'a, 'o> {
                     return Err(parser
                         .problem(parser.place, format_args!("expected at most {MAX_ELEMENTS} elements")));
                 }
-                parser.path.push_str(&format!("[{}]", list.len()));
+                let _ = write!(parser.path, "[{}]", list.len());
                 parser.origin.note(&parser.path, parser.place);
                 list.push(parser.value(&kind)?);
                 parser.path.truncate(holder);

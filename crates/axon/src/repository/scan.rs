@@ -125,10 +125,14 @@ pub fn scan_model_with(
     }
     let folder = repository.join(name);
     if folder.is_dir() {
-        scan_folder(name, &folder, configuration).into_iter().for_each(|one| enter(&mut found, one));
+        for one in scan_folder(name, &folder, configuration) {
+            enter(&mut found, one);
+        }
     } else if let Some(configuration) = configuration {
         let configuration = Arc::new(configuration);
-        found.values_mut().for_each(|one| one.configuration = Arc::clone(&configuration));
+        for one in found.values_mut() {
+            one.configuration = Arc::clone(&configuration);
+        }
     }
     Ok(found.into_values().collect())
 }
