@@ -66,6 +66,40 @@ fn unknown(key: &Spanned<toml::de::DeString<'_>>, holder: &str, names: &[&str]) 
     Problem::new(key.span().start, format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())))
 }
 
+fn control(kind: &str, key: &str, item: &Item<'_>) -> Result<Value> {
+    let (mut input, mut datatype_name, mut values) = (None, None, json!([0, 1]));
+    for (name, item) in table(key, item)? {
+        let inner = format!("{key}.{}", name.get_ref().escape_debug());
+        match name.get_ref().as_ref() {
+            "input" => input = Some(text(&inner, item)?),
+            "datatype" => datatype_name = Some((datatype(&inner, item)?, item)),
+            "values" if kind != "id" => values = integers(&inner, item)?,
+            _ => return Err(unknown(name, key, &["input", "datatype", "values"])),
+        }
+    }
+    let missing = |what: &str| Problem::new(item.span().start, format_args!("{key}: expected a key {what}"));
+    let input = input.ok_or_else(|| missing("input"))?;
+    let (name, at) = datatype_name.ok_or_else(|| missing("datatype"))?;
+    let kind_name = match kind {
+        "start" => "CONTROL_SEQUENCE_START",
+        "ready" => "CONTROL_SEQUENCE_READY",
+        "end" => "CONTROL_SEQUENCE_END",
+        _ => "CONTROL_SEQUENCE_CORRID",
+    };
+    let mut control = json!({ "kind": kind_name });
+    match (kind, name.as_str()) {
+        ("id", _) => control["data_type"] = name,
+        (_, Some("TYPE_INT32")) => control["int32_false_true"] = values,
+        (_, Some("TYPE_FP32")) => control["fp32_false_true"] = values,
+        (_, Some("TYPE_BOOL")) => {
+            let values = values.as_array().into_iter().flatten().map(|value| *value != json!(0));
+            control["bool_false_true"] = values.collect();
+        }
+        _ => return Err(wrong(at, &format!("{key}.datatype"), "`INT32`, `FP32` or `BOOL`")),
+    }
+    Ok(json!({ "name": input, "control": [control] }))
+}
+
 impl Reader<'_> {
     /// Notes that the field at `path` is written here as `key`.
     fn note(&mut self, path: &str, key: &str, item: &Item<'_>) {
@@ -278,7 +312,7 @@ impl Reader<'_> {
                 "max_queue_delay_us" => choice["max_queue_delay_microseconds"] = natural(&key, item)?,
                 kind @ ("start" | "ready" | "end" | "id") => {
                     self.note(&format!("sequence_batching.control_input[{}]", controls.len()), &key, item);
-                    controls.push(self.control(kind, &key, item)?);
+                    controls.push(control(kind, &key, item)?);
                 }
                 "states" => sequence["state"] = self.states(&key, item)?,
                 _ => return Err(unknown(name, "sequence", &NAMES)),
@@ -297,40 +331,6 @@ impl Reader<'_> {
     }
 
     /// `{ input = "START", datatype = "FP32", values = [0, 1] }`; the values of `id` are the ids.
-    fn control(&self, kind: &str, key: &str, item: &Item<'_>) -> Result<Value> {
-        let (mut input, mut datatype_name, mut values) = (None, None, json!([0, 1]));
-        for (name, item) in table(key, item)? {
-            let inner = format!("{key}.{}", name.get_ref().escape_debug());
-            match name.get_ref().as_ref() {
-                "input" => input = Some(text(&inner, item)?),
-                "datatype" => datatype_name = Some((datatype(&inner, item)?, item)),
-                "values" if kind != "id" => values = integers(&inner, item)?,
-                _ => return Err(unknown(name, key, &["input", "datatype", "values"])),
-            }
-        }
-        let missing =
-            |what: &str| Problem::new(item.span().start, format_args!("{key}: expected a key {what}"));
-        let input = input.ok_or_else(|| missing("input"))?;
-        let (name, at) = datatype_name.ok_or_else(|| missing("datatype"))?;
-        let kind_name = match kind {
-            "start" => "CONTROL_SEQUENCE_START",
-            "ready" => "CONTROL_SEQUENCE_READY",
-            "end" => "CONTROL_SEQUENCE_END",
-            _ => "CONTROL_SEQUENCE_CORRID",
-        };
-        let mut control = json!({ "kind": kind_name });
-        match (kind, name.as_str()) {
-            ("id", _) => control["data_type"] = name,
-            (_, Some("TYPE_INT32")) => control["int32_false_true"] = values,
-            (_, Some("TYPE_FP32")) => control["fp32_false_true"] = values,
-            (_, Some("TYPE_BOOL")) => {
-                let values = values.as_array().into_iter().flatten().map(|value| *value != json!(0));
-                control["bool_false_true"] = values.collect();
-            }
-            _ => return Err(wrong(at, &format!("{key}.datatype"), "`INT32`, `FP32` or `BOOL`")),
-        }
-        Ok(json!({ "name": input, "control": [control] }))
-    }
 
     /// `[sequence.states.STATE] output = "NEXT", datatype = "FP32", shape = [4]`.
     fn states(&mut self, key: &str, item: &Item<'_>) -> Result<Value> {

@@ -54,7 +54,9 @@ impl Source {
         if let Some(configuration) = configuration {
             configuration.check_name(name)?;
             let configuration = Arc::new(configuration);
-            found.iter_mut().for_each(|one| one.configuration = Arc::clone(&configuration));
+            for one in &mut found {
+                one.configuration = Arc::clone(&configuration);
+            }
         }
         Ok(found)
     }
