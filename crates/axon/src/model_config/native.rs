@@ -66,6 +66,7 @@ fn unknown(key: &Spanned<toml::de::DeString<'_>>, holder: &str, names: &[&str]) 
     Problem::new(key.span().start, format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())))
 }
 
+/// `{ input = "START", datatype = "FP32", values = [0, 1] }`; the values of `id` are the ids.
 fn control(kind: &str, key: &str, item: &Item<'_>) -> Result<Value> {
     let (mut input, mut datatype_name, mut values) = (None, None, json!([0, 1]));
     for (name, item) in table(key, item)? {
@@ -329,8 +330,6 @@ impl Reader<'_> {
         self.fields.insert("sequence_batching".to_owned(), sequence);
         Ok(())
     }
-
-    /// `{ input = "START", datatype = "FP32", values = [0, 1] }`; the values of `id` are the ids.
 
     /// `[sequence.states.STATE] output = "NEXT", datatype = "FP32", shape = [4]`.
     fn states(&mut self, key: &str, item: &Item<'_>) -> Result<Value> {
