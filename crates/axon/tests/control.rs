@@ -327,6 +327,22 @@ fn what_has_been_taken_is_answered_after_an_unload() {
 }
 
 #[test]
+fn what_an_unloaded_model_has_taken_is_answered_when_the_server_closes() {
+    let repository = Repository::new();
+    repository.write("m", 1, &adder(1.0));
+    let server = repository.serve(&["m"]);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let request = InferenceRequest::new(row(0.0));
+    let ticket = server.submit(request, move |answer| sender.send(answer).unwrap()).unwrap();
+    server.unload_model("m", false).unwrap();
+    server.close();
+    let answer = receiver.try_recv().unwrap().unwrap();
+    assert_eq!(answer.outputs[0].tensor.as_slice::<f32>().unwrap(), [1.0; 2]);
+    drop(ticket);
+    until("it is unloaded", || index(&server) == ["m 1 UNAVAILABLE unloaded"]);
+}
+
+#[test]
 fn a_model_is_loaded_again_while_it_is_still_unloading() {
     let repository = Repository::new();
     repository.write("m", 1, &adder(1.0));

@@ -82,7 +82,10 @@ def tensor(index: int, name: str, value: Any, datatype: str | None) -> Tensor:  
     field = f"inputs[{index}]"
     if not isinstance(name, str) or not is_text(name):
         raise InvalidRequest(f"{field}.name: expected text, got {name!r}", f"{field}.name")
-    if datatype is not None and not has_datatype(value):
+    if datatype == "BYTES" and not has_datatype(value):
+        # NumPy would make one type of text and bytes.
+        value = _array_of_objects(field, value)
+    elif datatype is not None and not has_datatype(value):
         value = fit(convert(field, value)[0], datatype)
         if datatype == "BF16" and value.dtype == np.float32:
             return Tensor(name, datatype, value.shape, _bfloat16_bits(value))
@@ -95,6 +98,13 @@ def tensor(index: int, name: str, value: Any, datatype: str | None) -> Tensor:  
 def has_datatype(value: Any) -> bool:  # noqa: ANN401
     """Return whether `value` says its own data type, as a list of numbers does not."""
     return hasattr(value, "dtype") or hasattr(value, "__dlpack__") or hasattr(value, "__array__")
+
+
+def _array_of_objects(field: str, value: Any) -> Array:  # noqa: ANN401
+    try:
+        return np.array(value, dtype=object)
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: expected rows of one length: {error}", field) from error
 
 
 def _bfloat16_bits(array: Array) -> Array:

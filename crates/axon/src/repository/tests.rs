@@ -149,3 +149,22 @@ fn a_model_that_was_changed_on_request_is_not_touched_by_the_start() {
     assert!(repository.load_announced("digits", &found).is_empty());
     assert_eq!(repository.loads(), 1);
 }
+
+#[test]
+fn what_left_long_ago_says_nothing_of_what_has_come_since() {
+    let folder = Folder::new("generation");
+    let repository = folder.open();
+    for generation in 1..=2 {
+        repository.load_model("digits", LoadOverrides::default()).unwrap();
+        let lease = repository.lease("digits", None).unwrap();
+        repository.unload_model("digits").unwrap();
+        let left = |generation| {
+            let place = table::Place { name: "digits".to_owned(), version: 1, generation };
+            repository.table.has_left(&place);
+            repository.index(false)[0].state
+        };
+        assert_eq!(left(generation - 1), "UNLOADING", "the lease is held");
+        assert_eq!(left(generation), "UNAVAILABLE");
+        drop(lease);
+    }
+}
