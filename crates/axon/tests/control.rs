@@ -268,7 +268,7 @@ fn a_model_is_loaded_from_files_that_come_with_the_call() {
     repository.write("m", 1, &adder(1.0));
     let server = repository.serve(&["m"]);
     let overrides = |files: &[(&str, Vec<u8>)]| LoadOverrides {
-        config: Some("{}".to_owned()),
+        config: Some(r#"{"version_policy":{"all":{}}}"#.to_owned()),
         files: files.iter().map(|(key, bytes)| ((*key).to_owned(), bytes.clone())).collect(),
     };
     let files = [("file:5/model.onnx", adder(5.0)), ("file:7/model.onnx", adder(7.0))];

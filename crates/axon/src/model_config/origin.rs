@@ -172,8 +172,8 @@ mod tests {
     fn an_error_is_placed_at_the_field_or_at_what_holds_it() {
         let mut origin = Origin::new(Source::File("config.pbtxt"), "\n\nxy\n  é dims\n\n rows");
         origin.note("input[0]", 2);
-        origin.note("input[0].dims", 9);
-        origin.note_as("max_batch_size", "rows", 16);
+        origin.note("input[0].dims", 10);
+        origin.note_as("max_batch_size", "rows", 17);
         let check = |path: &str, message: &str| assert_eq!(origin.error(path, "no").message(), message);
         check("input[0].dims", "config.pbtxt:4:5: input[0].dims: no");
         check("input[0].name", "config.pbtxt:3:1: input[0].name: no");

@@ -31,6 +31,8 @@ impl Repository {
     pub fn write(&self, model: &str, version: u64, bytes: &[u8]) -> &Self {
         let folder = self.root.join(model).join(version.to_string());
         std::fs::create_dir_all(&folder).unwrap();
+        // The newest version alone is served where nothing is said.
+        std::fs::write(self.root.join(model).join("config.pbtxt"), "version_policy { all { } }\n").unwrap();
         // Moved into place: who reads meanwhile reads the one or the other.
         std::fs::write(folder.join("new"), bytes).unwrap();
         std::fs::rename(folder.join("new"), folder.join("model.onnx")).unwrap();
@@ -38,7 +40,12 @@ impl Repository {
     }
 
     pub fn remove(&self, model: &str, version: u64) {
-        std::fs::remove_dir_all(self.root.join(model).join(version.to_string())).unwrap();
+        let folder = self.root.join(model);
+        std::fs::remove_dir_all(folder.join(version.to_string())).unwrap();
+        if std::fs::read_dir(&folder).unwrap().count() == 1 {
+            // Only the configuration is left.
+            std::fs::remove_dir_all(folder).unwrap();
+        }
     }
 
     /// A server in explicit mode that has loaded `models`.
