@@ -177,7 +177,7 @@ impl<'a, 'o> Parser<'a, 'o> {
 
     fn field(&mut self, field: &FieldDescriptor, fields: &mut Map<String, Value>) -> Result<()> {
         let kind = field.kind();
-        let opens = matches!(self.token, Token::Symbol('{' | '<'));
+        let opens = matches!(self.token, Token::Symbol('{' | '<' | '['));
         let needs_no_colon = self.syntax == Syntax::Text && opens && kind.as_message().is_some();
         if !self.skip_if(':')? && !needs_no_colon {
             return Err(self.unexpected("`:`"));
