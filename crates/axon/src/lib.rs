@@ -19,6 +19,7 @@ pub mod report;
 pub mod repository;
 pub mod request;
 pub mod scheduler;
+pub mod sequence;
 pub mod server;
 pub mod signature;
 pub mod simulation;
