@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use axon::reason::Reason;
+use axon::request::SequenceId;
 use axon::{Error, ErrorKind};
 
 /// Whose habits are followed where the protocol leaves them open.
@@ -223,8 +224,28 @@ fn about_request(reason: &Reason, model: Name<'_>) -> Option<String> {
         Reason::TooManyRows(most) => {
             format!("inference request batch-size must be <= {most} for '{model}'")
         }
+        Reason::NoSequenceId => format!(
+            "inference request to model '{model}' must specify a non-zero or non-empty correlation ID"
+        ),
+        Reason::SequenceNotStarted(id) => format!(
+            "inference request for sequence {} to model '{model}' must specify the START flag on the first request of \
+             the sequence",
+            sequence(id)
+        ),
+        Reason::SequenceRows(id) => format!(
+            "inference request for sequence {} to model '{model}' must specify batch-size 1 due to requirements of \
+             sequence batcher",
+            sequence(id)
+        ),
         _ => return None,
     })
+}
+
+fn sequence(id: &SequenceId) -> String {
+    match id {
+        SequenceId::Number(number) => number.to_string(),
+        SequenceId::Text(text) => Name(text).to_string(),
+    }
 }
 
 /// Where the reason is not listed: Triton's codes for the kind, and Axon's text.

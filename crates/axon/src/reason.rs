@@ -2,6 +2,8 @@
 //!
 //! Each variant carries what another wording needs. The wire's table for `--compat triton` is the one user.
 
+use crate::request::SequenceId;
+
 /// What exactly is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -59,6 +61,12 @@ pub enum Reason {
         /// The request's shape, as text.
         got: String,
     },
+    /// The model is stateful and the request names no sequence.
+    NoSequenceId,
+    /// The request is its sequence's first and does not say so.
+    SequenceNotStarted(SequenceId),
+    /// A request of a sequence has other than one row.
+    SequenceRows(SequenceId),
     /// The queue is full.
     QueueFull,
     /// The request's time is over.

@@ -15,6 +15,7 @@ mod model;
 mod overrides;
 mod reaper;
 mod scan;
+mod sequencer;
 mod source;
 mod table;
 mod turns;

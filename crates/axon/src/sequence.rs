@@ -67,6 +67,7 @@ struct Waiting<R> {
     request: R,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each says something else, and most combinations can be")]
 struct Live<R, S> {
     waiting: VecDeque<Waiting<R>>,
     state: Option<S>,
@@ -83,7 +84,7 @@ struct Live<R, S> {
 /// The sequences of one model.
 pub struct Sequences<R, S> {
     limits: SequenceLimits,
-    sequences: BTreeMap<SequenceId, Live<R, S>>,
+    known: BTreeMap<SequenceId, Live<R, S>>,
     /// Sequences without a slot, in the order in which they came.
     without_slot: VecDeque<SequenceId>,
     slots: usize,
@@ -98,7 +99,7 @@ impl<R, S: Clone> Sequences<R, S> {
     pub fn new(limits: SequenceLimits) -> Self {
         Self {
             limits,
-            sequences: BTreeMap::new(),
+            known: BTreeMap::new(),
             without_slot: VecDeque::new(),
             slots: 0,
             waiting: 0,
@@ -122,7 +123,7 @@ impl<R, S: Clone> Sequences<R, S> {
         if self.is_closed {
             return Err((NotTaken::Closed, request));
         }
-        let is_open = self.sequences.get(&sequence.id).is_some_and(|live| live.is_open);
+        let is_open = self.known.get(&sequence.id).is_some_and(|live| live.is_open);
         if !is_open && !sequence.start {
             return Err((NotTaken::NoStart, request));
         }
@@ -132,8 +133,8 @@ impl<R, S: Clone> Sequences<R, S> {
         let number = self.next;
         self.next += 1;
         self.waiting += 1;
-        let is_new = !self.sequences.contains_key(&sequence.id);
-        let live = self.sequences.entry(sequence.id.clone()).or_insert_with(|| Live {
+        let is_new = !self.known.contains_key(&sequence.id);
+        let live = self.known.entry(sequence.id.clone()).or_insert_with(|| Live {
             waiting: VecDeque::new(),
             state: None,
             has_slot: false,
@@ -161,13 +162,13 @@ impl<R, S: Clone> Sequences<R, S> {
         self.end_idle(now);
         while self.slots < self.limits.max_live {
             let Some(id) = self.without_slot.pop_front() else { break };
-            if let Some(live) = self.sequences.get_mut(&id) {
+            if let Some(live) = self.known.get_mut(&id) {
                 live.has_slot = true;
                 self.slots += 1;
             }
         }
         let mut turns = Vec::new();
-        for (id, live) in &mut self.sequences {
+        for (id, live) in &mut self.known {
             if !live.has_slot || live.is_running {
                 continue;
             }
@@ -176,7 +177,13 @@ impl<R, S: Clone> Sequences<R, S> {
             live.is_running = true;
             live.is_ending = next.end;
             let state = if next.start { None } else { live.state.clone() };
-            turns.push(Turn { id: id.clone(), request: next.request, start: next.start, end: next.end, state });
+            turns.push(Turn {
+                id: id.clone(),
+                request: next.request,
+                start: next.start,
+                end: next.end,
+                state,
+            });
         }
         turns
     }
@@ -184,7 +191,7 @@ impl<R, S: Clone> Sequences<R, S> {
     /// The running request of a sequence has been answered; `state` is what it leaves, `None` when it failed and all
     /// stays as it was before it.
     pub fn answered(&mut self, id: &SequenceId, state: Option<S>, now: Instant) {
-        let Some(live) = self.sequences.get_mut(id) else { return };
+        let Some(live) = self.known.get_mut(id) else { return };
         live.is_running = false;
         live.last = now;
         if state.is_some() {
@@ -200,7 +207,7 @@ impl<R, S: Clone> Sequences<R, S> {
 
     /// Takes a request back that waits; `None` when it does not wait any more.
     pub fn cancel(&mut self, id: &SequenceId, number: Number) -> Option<R> {
-        let live = self.sequences.get_mut(id)?;
+        let live = self.known.get_mut(id)?;
         let place = live.waiting.iter().position(|waiting| waiting.number == number)?;
         let taken = live.waiting.remove(place)?;
         self.waiting -= 1;
@@ -212,10 +219,10 @@ impl<R, S: Clone> Sequences<R, S> {
     pub fn expired(&mut self, now: Instant) -> Vec<R> {
         let late = |live: &Live<R, S>| live.waiting.iter().any(|waiting| waiting.deadline <= now);
         let ids: Vec<SequenceId> =
-            self.sequences.iter().filter(|(_, live)| late(live)).map(|(id, _)| id.clone()).collect();
+            self.known.iter().filter(|(_, live)| late(live)).map(|(id, _)| id.clone()).collect();
         let mut expired = Vec::new();
         for id in ids {
-            let Some(live) = self.sequences.get_mut(&id) else { continue };
+            let Some(live) = self.known.get_mut(&id) else { continue };
             let (late, rest): (VecDeque<_>, VecDeque<_>) =
                 std::mem::take(&mut live.waiting).into_iter().partition(|waiting| waiting.deadline <= now);
             live.waiting = rest;
@@ -234,14 +241,14 @@ impl<R, S: Clone> Sequences<R, S> {
             let is_idle = live.has_slot && !live.is_running && live.waiting.is_empty();
             deadline.into_iter().chain(is_idle.then(|| live.last + self.limits.max_idle)).min()
         };
-        self.sequences.values().filter_map(change).min()
+        self.known.values().filter_map(change).min()
     }
 
     /// Takes no more, and gives back what waits.
     pub fn close(&mut self) -> Vec<R> {
         self.is_closed = true;
         self.waiting = 0;
-        let waiting = self.sequences.values_mut().flat_map(|live| std::mem::take(&mut live.waiting));
+        let waiting = self.known.values_mut().flat_map(|live| std::mem::take(&mut live.waiting));
         waiting.map(|waiting| waiting.request).collect()
     }
 
@@ -268,7 +275,7 @@ impl<R, S: Clone> Sequences<R, S> {
             live.has_slot && !live.is_running && live.waiting.is_empty() && live.last + max_idle <= now
         };
         let over: Vec<SequenceId> =
-            self.sequences.iter().filter(|(_, live)| is_over(live)).map(|(id, _)| id.clone()).collect();
+            self.known.iter().filter(|(_, live)| is_over(live)).map(|(id, _)| id.clone()).collect();
         for id in over {
             self.forget(&id);
         }
@@ -277,13 +284,13 @@ impl<R, S: Clone> Sequences<R, S> {
     /// Forgets a sequence none of whose requests ever ran or waits.
     fn forget_if_nothing(&mut self, id: &SequenceId) {
         let is_nothing = |live: &Live<R, S>| live.waiting.is_empty() && !live.has_slot && !live.is_running;
-        if self.sequences.get(id).is_some_and(is_nothing) {
+        if self.known.get(id).is_some_and(is_nothing) {
             self.forget(id);
         }
     }
 
     fn forget(&mut self, id: &SequenceId) {
-        let Some(live) = self.sequences.remove(id) else { return };
+        let Some(live) = self.known.remove(id) else { return };
         if live.has_slot {
             self.slots -= 1;
         } else {

@@ -4,8 +4,7 @@ use super::*;
 use crate::signature::{Dimension, Signature, TensorSpec};
 
 fn spec(name: &str, datatype: DataType, dims: &[i64]) -> TensorSpec {
-    let dimension =
-        |&size: &i64| usize::try_from(size).map_or(Dimension::Dynamic(None), Dimension::Fixed);
+    let dimension = |&size: &i64| usize::try_from(size).map_or(Dimension::Dynamic(None), Dimension::Fixed);
     TensorSpec { name: name.to_owned(), datatype, shape: Some(dims.iter().map(dimension).collect()) }
 }
 
@@ -47,7 +46,7 @@ fn the_text_format_is_read_in_all_its_forms() {
 #[test]
 fn all_three_languages_say_the_same() {
     let text = ModelConfiguration::from_pbtxt(
-        r#"max_batch_size: 8 instance_group [ { count: 2 } ] version_policy { all { } }"#,
+        "max_batch_size: 8 instance_group [ { count: 2 } ] version_policy { all { } }",
     );
     let toml = ModelConfiguration::from_toml("max_batch_size = 8\ninstances = 2\nversions = \"all\"\n");
     let json = ModelConfiguration::from_json(
@@ -98,8 +97,14 @@ fn what_could_change_answers_and_is_not_done_is_refused() {
         ("ensemble_scheduling { step [ { model_name: \"a\" } ] }", "ensemble_scheduling"),
         ("model_transaction_policy { decoupled: true }", "model_transaction_policy"),
         ("model_operations { op_library_filename: \"x.so\" }", "model_operations"),
-        ("input [ { name: \"x\" data_type: TYPE_FP32 dims: 4 allow_ragged_batch: true } ]", "allow_ragged_batch"),
-        ("batch_input [ { kind: BATCH_ELEMENT_COUNT target_name: \"x\" data_type: TYPE_FP32 source_input: \"x\" } ]", "batch_input"),
+        (
+            "input [ { name: \"x\" data_type: TYPE_FP32 dims: 4 allow_ragged_batch: true } ]",
+            "allow_ragged_batch",
+        ),
+        (
+            "batch_input [ { kind: BATCH_ELEMENT_COUNT target_name: \"x\" data_type: TYPE_FP32 source_input: \"x\" } ]",
+            "batch_input",
+        ),
         ("backend: \"pytorch\"", "backend"),
     ] {
         refused(text, field);
@@ -131,7 +136,9 @@ fn a_configuration_that_is_not_the_models_is_refused() {
     };
     let output = "output [ { name: \"y\" data_type: TYPE_FP32 dims: 2 } ]";
     let input = |datatype: &str, name: &str, dims: &str| {
-        format!("max_batch_size: 8 input [ {{ name: \"{name}\" data_type: {datatype} dims: [ {dims} ] }} ] {output}")
+        format!(
+            "max_batch_size: 8 input [ {{ name: \"{name}\" data_type: {datatype} dims: [ {dims} ] }} ] {output}"
+        )
     };
     check(&input("TYPE_INT32", "x", "4"), "input[0].data_type");
     check(&input("TYPE_FP32", "z", "4"), "input[0].name");

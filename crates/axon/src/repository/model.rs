@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::reaper::Departure;
 use super::scan::Found;
+use super::sequencer::{Sequencer, Slots};
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
@@ -18,8 +19,9 @@ use crate::metrics::ModelStatistics;
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter, SequenceId};
 use crate::scheduler::{Limits, Output, RequestId, Scheduler, SchedulerConfig, Timer};
+use crate::sequence::Number;
 use crate::signature::Signature;
 
 /// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
@@ -74,6 +76,8 @@ pub struct Model {
     labels: BTreeMap<String, Vec<String>>,
     counts_rows: bool,
     statistics: Arc<ModelStatistics>,
+    /// For a stateful model.
+    sequencer: Option<Sequencer>,
     scheduler: Arc<Scheduler>,
     /// After `scheduler`, so that it drops the last of it.
     departure: Option<Departure>,
@@ -158,10 +162,7 @@ impl Model {
     pub fn load(found: &Found, config: &ModelConfig, timer: &Arc<Timer>) -> Result<Self> {
         let (path, configuration) = (found.path.clone()?, &found.configuration);
         configuration.check_device(config.device)?;
-        if configuration.sequence().is_some() {
-            // Run without its sequences, a stateful model would answer from zeros each time.
-            return Err(configuration.error("sequence_batching", "stateful models are not served yet"));
-        }
+        let stateful = configuration.sequence().cloned();
         let config = configured(config, configuration);
         let labels = read_labels_of(found)?;
         let prepared = match configuration.backend() {
@@ -169,6 +170,7 @@ impl Model {
             Backend::Identity => Prepared::identity(found)?,
         };
         let Prepared { outline, fit, findings, mut plan, file_name, executors } = prepared;
+        let is_batched = fit.may_batch;
         if let Some(rows) = fit.max_batch_size {
             plan.max_batch_rows = plan.max_batch_rows.min(rows);
         }
@@ -200,19 +202,30 @@ impl Model {
             Arc::clone(&statistics),
             Arc::clone(timer),
         )?;
+        let scheduler = Arc::new(scheduler);
+        let counts_rows = matches!(findings.batchable, Batchable::Yes { .. });
+        let slots = Slots {
+            instances: plan.instances,
+            max_batch_rows: plan.max_batch_rows.get(),
+            max_waiting: config.max_queue_size.get(),
+        };
+        let outputs = fit.signature.outputs.len();
+        let start = |batching| Sequencer::start(batching, &slots, is_batched, outputs, &scheduler);
+        let sequencer = stateful.map(start).transpose()?;
         Ok(Self {
             name: found.name.clone(),
             version: found.version,
             signature: fit.signature,
             outline,
-            counts_rows: matches!(findings.batchable, Batchable::Yes { .. }),
+            counts_rows,
             findings,
             plan,
             config,
             configuration,
             labels,
             statistics,
-            scheduler: Arc::new(scheduler),
+            sequencer,
+            scheduler,
             departure: None,
         })
     }
@@ -299,7 +312,7 @@ impl Model {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
-        let InferenceRequest { inputs, outputs, timeout, parameters, .. } = request;
+        let InferenceRequest { inputs, outputs, timeout, parameters, sequence, .. } = request;
         let mut admitted =
             self.signature.admit(inputs, &outputs, self.counts_rows(), self.config.max_batch_size)?;
         if self.configuration.is_identity() {
@@ -316,8 +329,14 @@ impl Model {
                 Err(error) => Err(error),
             });
         });
-        let id = self.scheduler.submit(admitted, timeout, reply)?;
-        Ok(Ticket { model: self, id, is_woken: false })
+        let place = match &self.sequencer {
+            None => Place::Queue(self.scheduler.submit(admitted, timeout, reply)?),
+            Some(sequencer) => {
+                let (id, number) = sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?;
+                Place::Sequence(id, number)
+            }
+        };
+        Ok(Ticket { model: self, place, is_woken: false })
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
@@ -347,7 +366,11 @@ impl Model {
     }
 
     pub(super) fn close(&self, limit: Duration) {
-        self.scheduler.close(limit);
+        let end = Instant::now() + limit;
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.close(limit);
+        }
+        self.scheduler.close(end.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -398,11 +421,19 @@ fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(labels)
 }
 
+/// Where an accepted request waits.
+enum Place {
+    /// For an instance.
+    Queue(RequestId),
+    /// For its turn in its sequence.
+    Sequence(SequenceId, Number),
+}
+
 /// An accepted request.
 #[must_use = "wake, finish or cancel it"]
 pub struct Ticket {
     model: Arc<Model>,
-    id: RequestId,
+    place: Place,
     /// Whether an instance has been told; one that is dropped untold tells it.
     is_woken: bool,
 }
@@ -417,7 +448,15 @@ impl Ticket {
     /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
     pub fn cancel(mut self) {
         self.is_woken = true;
-        self.model.scheduler.cancel(self.id);
+        match &self.place {
+            Place::Queue(id) => self.model.scheduler.cancel(*id),
+            Place::Sequence(id, number) => {
+                // A request that has had its turn is answered to nobody.
+                if let Some(sequencer) = &self.model.sequencer {
+                    sequencer.cancel(id, *number);
+                }
+            }
+        }
     }
 
     /// Has the request run and waits for the answer that its reply sends. Dropping the future cancels the request.

@@ -65,12 +65,15 @@ fn a_sequence_that_asks_nothing_ends_and_its_slot_goes_to_the_next() {
 #[test]
 fn what_waits_can_be_taken_back_expires_and_is_bounded() {
     let now = Instant::now();
-    let mut sequences = Sequences::new(SequenceLimits { max_waiting: 2, ..limits(1) });
+    let mut sequences: Sequences<u64, u64> = Sequences::new(SequenceLimits { max_waiting: 2, ..limits(1) });
     sequences.arrive(&of(1, true, false), 10, now + 10 * SECOND, now).unwrap();
     assert_eq!(sequences.turns(now).len(), 1);
     let number = sequences.arrive(&of(2, true, false), 20, now + SECOND, now).unwrap();
     sequences.arrive(&of(3, true, false), 30, now + SECOND, now).unwrap();
-    assert_eq!(sequences.arrive(&of(4, true, false), 40, now + SECOND, now).unwrap_err(), (NotTaken::Full, 40));
+    assert_eq!(
+        sequences.arrive(&of(4, true, false), 40, now + SECOND, now).unwrap_err(),
+        (NotTaken::Full, 40)
+    );
     assert_eq!(sequences.cancel(&SequenceId::Number(2), number), Some(20));
     assert_eq!(sequences.cancel(&SequenceId::Number(2), number), None);
     assert_eq!(sequences.expired(now + SECOND / 2), Vec::<u64>::new());
@@ -95,7 +98,7 @@ fn whatever_comes_each_request_leaves_once_and_in_its_order() {
     let mut sequences = Sequences::new(limits(3));
     let (mut accepted, mut left) = (BTreeSet::new(), BTreeSet::new());
     let mut running: Vec<(SequenceId, u64)> = Vec::new();
-    let mut last_run = std::collections::BTreeMap::new();
+    let mut last_run = BTreeMap::new();
     for request in 0..20_000 {
         now += Duration::from_millis(next(300));
         let id = next(6);
