@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Command: TypeAlias = "list[str | Path]"
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-READY: Final = re.compile(r"ready at http://127\.0\.0\.1:(\d+) in ")
+READY: Final = re.compile(r"ready at http://127\.0\.0\.1:(\d+) and grpc://127\.0\.0\.1:\d+ in ")
 
 
 def binary() -> Path | None:
