@@ -43,6 +43,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(identity(datatype), folder / f"{datatype}.onnx")
     for version, seed in (("1", 1), ("3", 3)):
         save(mlp(seed=seed), folder / "layout" / version / "model.onnx")
+    (folder / "layout" / "config.pbtxt").write_text("version_policy { all { } }")
     save(two_inputs(), folder / "two.onnx")
     save(scalar(), folder / "scalar.onnx")
     save(slow(), folder / "slow.onnx")
