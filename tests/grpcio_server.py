@@ -1,4 +1,4 @@
-"""A second server of the protocol's gRPC form: grpcio's own server, with the messages and the service of `tritonclient`.
+"""A second server of the protocol over gRPC: grpcio's own, with the messages and the service of `tritonclient`.
 
 It shares no code with Axon's port or with Axon's client; only the models are run by Axon, in this process.
 """

@@ -361,7 +361,13 @@ def test_a_full_disk_or_no_output_at_all_is_no_traceback(digits: Path, command: 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_serve_needs_no_standard_streams(digits: Path, closed: str) -> None:
     """B-128. It answers, and what it would have printed goes into none of its sockets."""
-    line = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *map(str, (AXON, "serve", digits, "--http-port=0", "--no-grpc"))]
+    line = [
+        "/bin/sh",
+        "-c",
+        f'exec "$@" {closed}',
+        "sh",
+        *map(str, (AXON, "serve", digits, "--http-port=0", "--no-grpc")),
+    ]
     with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             port = listening_port(process)

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Command: TypeAlias = "list[str | Path]"
 
+#: For HTTP and for gRPC.
+PORTS: Final = 2
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 READY: Final = re.compile(r"ready at http://127\.0\.0\.1:(\d+) and grpc://127\.0\.0\.1:\d+ in ")
 
@@ -161,7 +164,9 @@ def listening_port(process: subprocess.Popen[str], log: Path) -> int:
     def port() -> int | None:
         assert process.poll() is None, log.read_text()
         sockets = psutil.Process(process.pid).net_connections(kind="tcp")
-        return next((one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN), None)
+        # The port for HTTP is opened before the one for gRPC.
+        listening = sorted((one.fd, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN)
+        return listening[0][1] if len(listening) == PORTS else None
 
     return int(until(port, "it listens"))
 
@@ -448,7 +453,9 @@ def test_the_binary_says_what_to_do_when_the_library_is_not_there(
     place = str(tmp_path / named) if named else None
     variables = environment(VIRTUAL_ENV=None, CONDA_PREFIX=None, ORT_DYLIB_PATH=place)
     path = save(mlp(), tmp_path / "models" / "mlp.onnx")
-    ended = finish(lonely_binary, path, "--http-port", "0", "--grpc-port", "0", "--log-level", "off", env=variables, cwd=tmp_path)
+    ended = finish(
+        lonely_binary, path, "--http-port", "0", "--grpc-port", "0", "--log-level", "off", env=variables, cwd=tmp_path
+    )
     assert (ended.returncode, ended.stdout) == (1, "")
     assert (place or "libonnxruntime.so") in ended.stderr
     assert "hint: " in ended.stderr

@@ -110,9 +110,9 @@ def test_keys_are_enough(page: Page) -> None:
     page.press("Enter", 13, "\r")
     page.wait_for("document.activeElement.id === 'operations'")
     page.press("Tab", 9)
-    assert page.ask("document.activeElement.parentElement.id") == "generate_digits"
+    assert page.ask("document.activeElement.parentElement.id") == "infer_digits"
     page.press("Enter", 13, "\r")
-    page.wait_for("document.querySelector('#generate_digits button') !== null")
+    page.wait_for("document.querySelector('#infer_digits button') !== null")
     names = "[...document.querySelectorAll('input, textarea')].every((field) => field.labels.length === 1)"
     assert page.ask(names)
 

@@ -72,6 +72,7 @@ def test_a_folder_serves_each_version_of_each_model(tmp_path: Path) -> None:
     versions = {1: models.mlp(seed=1), 3: models.mlp(seed=3)}
     for version, model in versions.items():
         models.save(model, tmp_path / "mlp" / str(version) / "model.onnx")
+    (tmp_path / "mlp" / "model.toml").write_text('versions = "all"\n')
     models.save(models.identity("FP32"), tmp_path / "same.onnx")
     models.save(models.sequence_output(), tmp_path / "broken.onnx")
     x = np.random.default_rng(SEED).random((2, 64), np.float32)

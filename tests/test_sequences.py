@@ -1,4 +1,4 @@
-"""Stateful models: sequences keep their order, their state and their slots, over both protocols, with the official client."""
+"""Stateful models: sequences keep their order, state and slots, over both protocols, with the official client."""
 
 from __future__ import annotations
 

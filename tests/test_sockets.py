@@ -335,7 +335,7 @@ def test_head_is_get_without_the_body(server: Server, path: str) -> None:
         ("POST /v2/nowhere", 404, None),
         ("POST /v2", 405, "GET, HEAD"),
         ("DELETE /v2/models/fp32", 405, "GET, HEAD"),
-        ("OPTIONS /v2/health/live", 405, "GET, HEAD"),
+        ("DELETE /v2/health/live", 405, "GET, HEAD"),
         ("GET /v2/models/fp32/infer", 405, "POST"),
         ("HEAD /v2/models/fp32/infer", 405, "POST"),
         ("BREW /v2/models/fp32/infer", 405, "POST"),

@@ -64,6 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         save(identity(datatype), folder / f"{datatype}.onnx")
     for version, seed in SEEDS.items():
         save(mlp(seed=seed), folder / "layout" / version / "model.onnx")
+    (folder / "layout" / "config.pbtxt").write_text("version_policy { all { } }")
     save(two_inputs(), folder / "two.onnx")
     save(mlp(), folder / "counted.onnx")
     with serving(folder) as started:

@@ -66,8 +66,8 @@ struct Arguments {
     #[arg(long, default_value_t)]
     model_control_mode: ControlMode,
     /// A model to load at start in mode explicit; may come several times; `*` is all
-    #[arg(long = "load-model", value_name = "NAME")]
-    load_models: Vec<String>,
+    #[arg(long, value_name = "NAME")]
+    load_model: Vec<String>,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
@@ -107,7 +107,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.wire.compat = arguments.compat;
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
-    options.config.load_models = arguments.load_models;
+    options.config.load_models = arguments.load_model;
     let model = &mut options.config.model;
     model.request_timeout = Duration::from_secs_f64(timeout);
     model.max_batch_size = arguments.max_batch_size;

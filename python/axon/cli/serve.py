@@ -96,9 +96,7 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     # The native server has its own handlers, which would otherwise run Python's after themselves.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    native = model_config(chosen).native(
-        chosen.name, control=chosen.model_control_mode, load_models=chosen.load_model
-    )
+    native = model_config(chosen).native(chosen.name, control=chosen.model_control_mode, load_models=chosen.load_model)
     try:
         _axon.serve(
             {
