@@ -237,6 +237,20 @@ mod tests {
     }
 
     #[test]
+    fn loads_of_files_that_nobody_has_compared_are_not_the_same() {
+        let turns = Arc::new(Turns::default());
+        let untold = || Change::Load { config: None, seen: None };
+        let end = begin(&turns, "m", untold());
+        let second = {
+            let turns = Arc::clone(&turns);
+            std::thread::spawn(move || turns.take("m", untold(), || Ok(())))
+        };
+        wait_for(&turns, |state| state.waiting == 1);
+        end.send(Err(Error::new(ErrorKind::InvalidModel, "broken"))).unwrap();
+        assert!(second.join().unwrap().is_ok(), "it has its own answer");
+    }
+
+    #[test]
     fn changes_of_one_model_take_turns_and_another_model_does_not_wait() {
         let turns = Arc::new(Turns::default());
         let end = begin(&turns, "m", load());
