@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, oneshot};
 
 use crate::answers::Answers;
-use crate::codec::{DecodeOptions, Decoded, Parsed};
+use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
@@ -51,6 +52,15 @@ impl App {
                 .await?;
         let is_long = parsed.shared_bytes() > INLINE_COPY;
         off_the_wire(is_long, move || parsed.finish()).await
+    }
+
+    /// The model whose labels an answer needs; `None` when it needs none. A model that was unloaded since has answered
+    /// all the same; its classes have no names then.
+    pub fn labelled(&self, format: &OutputFormat, response: &InferenceResponse) -> Option<Arc<Model>> {
+        if !format.classifies() {
+            return None;
+        }
+        self.server.model(&response.model, Some(response.version)).ok()
     }
 
     /// Counts a request as in flight, unless the server takes no more.

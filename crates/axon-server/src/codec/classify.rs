@@ -11,27 +11,31 @@ use synapse::{DataType, Tensor};
 
 use super::field::Field;
 
+/// The labels of an output by its name, where the model has some.
+pub type Labels<'a> = &'a dyn Fn(&str) -> Option<&'a [String]>;
+
 /// The path of an output's `classification`.
 pub(super) const CLASSIFICATION: &str = "parameters.classification";
 
-/// The `count` best classes of each row of output number `index`, as BYTES `"<score>:<class>"`, best first.
+/// The `count` best classes of each row of output number `index`, as BYTES `"<score>:<class>"`, best first; with
+/// `:<label>` behind it for a class that has one.
 ///
 /// The shape is `[rows, count]`, or `[count]` for an output of one dimension; `count` is at most the elements of
 /// a row.
-pub(super) fn classify(tensor: &Tensor, count: usize, index: usize) -> Result<Tensor> {
+pub(super) fn classify(tensor: &Tensor, count: usize, index: usize, labels: &[String]) -> Result<Tensor> {
     match tensor.datatype() {
-        DataType::Uint8 => best(tensor, count, u8::from_le_bytes),
-        DataType::Uint16 => best(tensor, count, u16::from_le_bytes),
-        DataType::Uint32 => best(tensor, count, u32::from_le_bytes),
-        DataType::Uint64 => best(tensor, count, u64::from_le_bytes),
-        DataType::Int8 => best(tensor, count, i8::from_le_bytes),
-        DataType::Int16 => best(tensor, count, i16::from_le_bytes),
-        DataType::Int32 => best(tensor, count, i32::from_le_bytes),
-        DataType::Int64 => best(tensor, count, i64::from_le_bytes),
-        DataType::Fp16 => best(tensor, count, |element| f16::from_le_bytes(element).to_f32()),
-        DataType::Bf16 => best(tensor, count, |element| bf16::from_le_bytes(element).to_f32()),
-        DataType::Fp32 => best(tensor, count, f32::from_le_bytes),
-        DataType::Fp64 => best(tensor, count, f64::from_le_bytes),
+        DataType::Uint8 => best(tensor, count, labels, u8::from_le_bytes),
+        DataType::Uint16 => best(tensor, count, labels, u16::from_le_bytes),
+        DataType::Uint32 => best(tensor, count, labels, u32::from_le_bytes),
+        DataType::Uint64 => best(tensor, count, labels, u64::from_le_bytes),
+        DataType::Int8 => best(tensor, count, labels, i8::from_le_bytes),
+        DataType::Int16 => best(tensor, count, labels, i16::from_le_bytes),
+        DataType::Int32 => best(tensor, count, labels, i32::from_le_bytes),
+        DataType::Int64 => best(tensor, count, labels, i64::from_le_bytes),
+        DataType::Fp16 => best(tensor, count, labels, |element| f16::from_le_bytes(element).to_f32()),
+        DataType::Bf16 => best(tensor, count, labels, |element| bf16::from_le_bytes(element).to_f32()),
+        DataType::Fp32 => best(tensor, count, labels, f32::from_le_bytes),
+        DataType::Fp64 => best(tensor, count, labels, f64::from_le_bytes),
         datatype @ (DataType::Bool | DataType::Bytes) => Err(Field::output(index, CLASSIFICATION)
             .invalid(format_args!("expected an output of numbers, got {datatype}"))),
     }
@@ -40,6 +44,7 @@ pub(super) fn classify(tensor: &Tensor, count: usize, index: usize) -> Result<Te
 fn best<T: Score, const SIZE: usize>(
     tensor: &Tensor,
     count: usize,
+    labels: &[String],
     read: impl Fn([u8; SIZE]) -> T,
 ) -> Result<Tensor> {
     let shape = tensor.shape();
@@ -64,15 +69,19 @@ fn best<T: Score, const SIZE: usize>(
             order.truncate(count);
         }
         order.sort_unstable_by(better);
-        encoded.extend(order.into_iter().filter_map(|class| Some(text(score(class)?, class))));
+        encoded.extend(order.into_iter().filter_map(|class| Some(text(score(class)?, class, labels))));
     }
     Tensor::from_elements(&dimensions, &encoded).map_err(Error::internal)
 }
 
-fn text(score: impl Score, class: usize) -> String {
+fn text(score: impl Score, class: usize, labels: &[String]) -> String {
     let mut text = String::new();
     score.write(&mut text);
     let _ = write!(text, ":{class}");
+    if let Some(label) = labels.get(class).filter(|label| !label.is_empty()) {
+        text.push(':');
+        text.push_str(label);
+    }
     text
 }
 

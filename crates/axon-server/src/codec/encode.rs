@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use synapse::{DataType, Memory, Tensor};
 
 use super::shared::{self, SharedPart};
-use super::{OutputFormat, classify, string};
+use super::{Labels, OutputFormat, classify, string};
 
 /// A response body, ready to be sent.
 #[derive(Debug)]
@@ -21,11 +21,16 @@ pub struct Encoded {
     pub header_length: Option<usize>,
 }
 
-/// Writes a response as `format` wants it, also to shared memory; binary tensors share the response's memory.
+/// Writes a response as `format` wants it, classes with their `labels`, also to shared memory; binary tensors share the response's memory.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidRequest`](axon::ErrorKind) when an output cannot be written as the caller wants it.
-pub fn encode(response: &InferenceResponse, id: Option<&str>, format: &OutputFormat) -> Result<Encoded> {
+pub fn encode(
+    response: &InferenceResponse,
+    id: Option<&str>,
+    format: &OutputFormat,
+    labels: Labels<'_>,
+) -> Result<Encoded> {
     let mut json = Vec::with_capacity(capacity(response, format));
     let mut tensors = Vec::new();
     json.extend_from_slice(b"{\"model_name\":");
@@ -45,7 +50,9 @@ pub fn encode(response: &InferenceResponse, id: Option<&str>, format: &OutputFor
         let wanted = format.of(index);
         let classes = wanted
             .classification
-            .map(|count| classify::classify(&output.tensor, count, index))
+            .map(|count| {
+                classify::classify(&output.tensor, count, index, labels(&output.name).unwrap_or_default())
+            })
             .transpose()?;
         let tensor = classes.as_ref().unwrap_or(&output.tensor);
         write_head(&mut json, &output.name, tensor);

@@ -14,7 +14,7 @@ use super::binary::Unread;
 use super::field::Field;
 use super::parameters::{MAX_KEYS, MAX_SEQUENCE_ID, RequestParameters};
 use super::shared::{self, Resolver, SharedParameters, SharedPart};
-use super::{DecodeOptions, Decoded, ListedOutput, OutputFormat, Parsed, binary, check, classify};
+use super::{DecodeOptions, Decoded, Labels, ListedOutput, OutputFormat, Parsed, binary, check, classify};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::proto::inference::model_infer_response::InferOutputTensor;
@@ -424,6 +424,7 @@ pub fn encode_message(
     response: InferenceResponse,
     id: Option<String>,
     format: &OutputFormat,
+    labels: Labels<'_>,
 ) -> Result<(ModelInferResponse, Vec<Memory>)> {
     shared::write_outputs(&response.outputs, &format.shared)?;
     let InferenceResponse { model, version, outputs, .. } = response;
@@ -431,7 +432,7 @@ pub fn encode_message(
     let mut raw = Vec::with_capacity(outputs.len());
     for (index, NamedTensor { name, tensor }) in outputs.into_iter().enumerate() {
         let tensor = match format.of(index).classification {
-            Some(count) => classify::classify(&tensor, count, index)?,
+            Some(count) => classify::classify(&tensor, count, index, labels(&name).unwrap_or_default())?,
             None => tensor,
         };
         let shape = tensor.shape().iter().map(|&size| i64::try_from(size).unwrap_or(i64::MAX)).collect();

@@ -35,6 +35,7 @@ use axon::request::{InferenceResponse, Inputs, NamedTensor, Parameter, Sequence}
 
 pub use accept::{Encoding, compress, negotiate};
 pub use binary::{decode_raw, parse_header_length};
+pub use classify::Labels;
 pub use content::decode_content;
 pub use decode::{DecodeOptions, Parsed, decode};
 pub use encode::{Encoded, encode};
@@ -90,6 +91,12 @@ impl OutputFormat {
     #[must_use]
     pub fn shared_bytes(&self, response: &InferenceResponse) -> usize {
         bytes_of(response, |index| self.shared(index).is_some())
+    }
+
+    /// True when an output is wanted as its best classes.
+    #[must_use]
+    pub fn classifies(&self) -> bool {
+        self.listed.iter().any(|output| output.classification.is_some())
     }
 
     /// Where in shared memory the output at `index` in the response goes.

@@ -13,12 +13,12 @@ mod tensor_rows;
 use std::num::NonZeroUsize;
 
 use axon::error::{Error, Result};
-use axon::request::{Inputs, NamedTensor};
+use axon::request::{InferenceResponse, Inputs, NamedTensor};
 use axon::signature::{Dimension, Signature, TensorSpec};
 use axon::{DataType, ErrorKind, Tensor};
 use bytes::Bytes;
 
-use super::{DecodeOptions, Decoded, Parsed};
+use super::{DecodeOptions, Decoded, Encoded, OutputFormat, Parsed};
 
 pub(super) use mutation::Random;
 
@@ -33,6 +33,11 @@ fn signature() -> Signature {
         inputs: vec![spec("INPUT0", DataType::Fp32, &[-1, 3])],
         outputs: vec![spec("OUTPUT0", DataType::Fp32, &[-1, 3])],
     }
+}
+
+/// The response of a model whose classes have no names.
+fn encode(response: &InferenceResponse, id: Option<&str>, format: &OutputFormat) -> Result<Encoded> {
+    super::encode(response, id, format, &|_| None)
 }
 
 /// Reads a body as a server without shared memory does.

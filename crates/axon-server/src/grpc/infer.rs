@@ -59,7 +59,12 @@ pub(super) async fn ask(app: &App, question: Question) -> Result<(ModelInferResp
     let model = request.model.clone();
     let response = app.ask(request).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
     let is_long = format.shared_bytes(&response) > INLINE;
-    off_the_wire(is_long, move || codec::encode_message(response, id, &format)).await
+    let labelled = app.labelled(&format, &response);
+    let encode = move || {
+        let labels = |output: &str| labelled.as_ref().and_then(|model| model.labels(output));
+        codec::encode_message(response, id, &format, &labels)
+    };
+    off_the_wire(is_long, encode).await
 }
 
 /// Writes the raw contents behind the rest of the message, without copying them.

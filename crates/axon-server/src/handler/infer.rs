@@ -53,7 +53,12 @@ pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Re
     let is_long = accepted.is_some()
         || format.text_bytes(&response) > INLINE_TEXT
         || format.shared_bytes(&response) > INLINE_BINARY;
-    let encoded = off_the_wire(is_long, move || codec::encode(&response, id.as_deref(), &format)).await?;
+    let labelled = app.labelled(&format, &response);
+    let encode = move || {
+        let labels = |output: &str| labelled.as_ref().and_then(|model| model.labels(output));
+        codec::encode(&response, id.as_deref(), &format, &labels)
+    };
+    let encoded = off_the_wire(is_long, encode).await?;
     let (content_type, frames) = match encoded.header_length {
         Some(_) => (BINARY, binary_frames(encoded.json, encoded.tensors)),
         None => (JSON, encoded.json.into()),

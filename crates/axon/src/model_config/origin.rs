@@ -124,30 +124,33 @@ pub(super) fn suggestion<'a>(name: &str, names: impl Iterator<Item = &'a str> + 
     let nearest = (name.len() <= LONGEST)
         .then(|| names.clone().map(|known| (distance(name, known), known)).min())
         .flatten()
-        .filter(|&(distance, known)| distance <= (known.len() / 3).max(1));
+        .filter(|&(distance, known)| distance <= known.len().div_ceil(3));
     nearest.map_or_else(
         || format!("expected one of {}", crate::error::echo_names(names)),
         |(_, known)| format!("did you mean `{known}`"),
     )
 }
 
-/// The letters to insert, drop or change to make one name of the other.
+/// The letters to insert, drop, change or swap with their neighbour to make one name of the other.
 fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, a) in one.bytes().enumerate() {
-        let mut diagonal = index;
-        let mut left = index + 1;
-        for (b, above) in other.bytes().zip(row.iter_mut().skip(1)) {
-            let changed = diagonal + usize::from(!a.eq_ignore_ascii_case(&b));
-            diagonal = *above;
-            left = changed.min(left + 1).min(diagonal + 1);
-            *above = left;
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let (mut before, mut above) = (Vec::new(), (0..=other.len()).collect::<Vec<_>>());
+    for (index, a) in one.iter().enumerate() {
+        let mut row = Vec::with_capacity(above.len());
+        row.push(index + 1);
+        for (column, b) in other.iter().enumerate() {
+            let mut least =
+                (above[column] + usize::from(a != b)).min(above[column + 1] + 1).min(row[column] + 1);
+            let is_swap = index > 0 && column > 0 && *a == other[column - 1] && one[index - 1] == *b;
+            if is_swap {
+                let swapped: usize = before[column - 1];
+                least = least.min(swapped + 1);
+            }
+            row.push(least);
         }
-        if let Some(first) = row.first_mut() {
-            *first = index + 1;
-        }
+        before = std::mem::replace(&mut above, row);
     }
-    row.last().copied().unwrap_or_default()
+    above.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -162,6 +165,7 @@ mod tests {
         };
         check("max_bath_size", "did you mean `max_batch_size`");
         check("imput", "did you mean `input`");
+        check("ouptut", "did you mean `output`");
         check("", "expected one of `max_batch_size`, `input`, `output`");
         check("quite_another", "expected one of `max_batch_size`, `input`, `output`");
         check(&"x".repeat(1 << 20), "expected one of `max_batch_size`, `input`, `output`");

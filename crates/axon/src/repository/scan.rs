@@ -275,34 +275,159 @@ mod tests {
         }
     }
 
+    /// A folder that is removed when it is dropped.
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("axon-scan-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&root).unwrap();
+            Self(root)
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.0.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        /// Name, version and whether it can be served.
+        fn found(&self) -> Vec<(String, u64, bool)> {
+            scan(&self.0).unwrap().into_iter().map(|one| (one.name, one.version, one.path.is_ok())).collect()
+        }
+
+        fn versions(&self, name: &str) -> Vec<u64> {
+            let found = scan_model(&self.0, name).unwrap();
+            found.iter().filter(|one| one.path.is_ok()).map(|one| one.version).collect()
+        }
+
+        fn error(&self, name: &str) -> String {
+            let found = scan_model(&self.0, name).unwrap();
+            assert_eq!(found.len(), 1, "{name}");
+            found[0].path.as_ref().unwrap_err().message().to_owned()
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
     #[test]
     fn both_layouts_are_found_and_the_rest_is_passed_over() {
-        let root = std::env::temp_dir().join(format!("axon-scan-{}", std::process::id()));
-        let touch = |path: &str| {
-            let path = root.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, b"").unwrap();
-        };
+        let root = Root::new("layouts");
         for path in [
             "b.onnx",
             "a/1/model.onnx",
             "a/12/model.onnx",
             "a/01/model.onnx",
+            "a/-1/model.onnx",
             "a/abc/model.onnx",
             "a/0/model.onnx",
+            "a/18446744073709551616/model.onnx",
+            "a/9223372036854775808/model.onnx",
         ] {
-            touch(path);
+            root.write(path, "");
         }
         for path in
             ["c/1/other.onnx", "notes.txt", "empty/readme", "bad name.onnx", "b/1/model.onnx", ".hidden.onnx"]
         {
-            touch(path);
+            root.write(path, "");
         }
-        let found = scan(&root).unwrap();
-        let summary: Vec<_> =
-            found.iter().map(|one| (one.name.as_str(), one.version, one.path.is_ok())).collect();
-        std::fs::remove_dir_all(&root).unwrap();
-        assert_eq!(summary, [("a", 12, true), ("b", 1, false), ("c", 1, false)]);
-        assert_eq!(scan(&root).unwrap_err().kind(), ErrorKind::InvalidModel);
+        let expected = [("a", 12, true), ("b", 1, false), ("c", 1, false)];
+        assert_eq!(root.found(), expected.map(|(name, version, is_ok)| (name.to_owned(), version, is_ok)));
+        assert!(scan_model(&root.0, "empty").unwrap().is_empty());
+        assert!(scan_model(&root.0, "missing").unwrap().is_empty());
+        assert_eq!(scan_model(&root.0, "../x").unwrap_err().field(), Some("model_name"));
+        assert_eq!(root.error("b"), "model `b` version 1 is here twice: as a file and as a folder");
+        let gone = root.0.join("gone");
+        assert_eq!(scan(&gone).unwrap_err().kind(), ErrorKind::InvalidModel);
+    }
+
+    #[test]
+    fn the_configuration_chooses_the_versions() {
+        let root = Root::new("versions");
+        for version in [1, 2, 10] {
+            root.write(&format!("m/{version}/model.onnx"), "");
+        }
+        let check = |policy: &str, expected: &[u64]| {
+            root.write("m/config.pbtxt", policy);
+            assert_eq!(root.versions("m"), expected, "{policy}");
+        };
+        check("", &[10]);
+        check("version_policy { latest { num_versions: 2 } }", &[2, 10]);
+        check("version_policy { latest { num_versions: 4294967295 } }", &[1, 2, 10]);
+        check("version_policy { all { } }", &[1, 2, 10]);
+        check("version_policy { specific { versions: [10, 1, 7] } }", &[1, 10]);
+        root.write("m/config.pbtxt", "version_policy { specific { versions: 7 } }");
+        assert_eq!(root.error("m"), "the model has none of the version folders that are served, as `1`");
+        let all = ModelConfiguration::from_json("{\"version_policy\": {\"all\": {}}}").unwrap();
+        let found = scan_model_with(&root.0, "m", Some(all)).unwrap();
+        assert_eq!(found.len(), 3, "what a request says comes before the file");
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_used_is_its_models_error_alone() {
+        let root = Root::new("errors");
+        root.write("good/1/model.onnx", "");
+        root.write("typo/3/model.onnx", "");
+        root.write("typo/config.pbtxt", "max_bath_size: 1");
+        root.write("other/1/model.onnx", "");
+        root.write("other/config.pbtxt", "name: \"good\"");
+        root.write("two/1/model.onnx", "");
+        root.write("two/config.pbtxt", "");
+        root.write("two/model.toml", "");
+        root.write("hollow/config.pbtxt", "");
+        let found = root.found();
+        let expected = [
+            ("good", 1, true),
+            ("hollow", 1, false),
+            ("other", 1, false),
+            ("two", 1, false),
+            ("typo", 3, false),
+        ];
+        assert_eq!(found, expected.map(|(name, version, is_ok)| (name.to_owned(), version, is_ok)));
+        let typo = "config.pbtxt:1:1: `max_bath_size`: unknown field; did you mean `max_batch_size`";
+        assert_eq!(root.error("typo"), typo);
+        let other = "config.pbtxt:1:1: name: expected `other`, as the model's folder, got `good`";
+        assert_eq!(root.error("other"), other);
+        assert_eq!(root.error("two"), "expected one of config.pbtxt and model.toml, got both");
+        let good = ModelConfiguration::from_json("{\"name\": \"other\"}").unwrap();
+        let error = scan_model_with(&root.0, "good", Some(good)).unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::InvalidRequest, Some("parameters.config")));
+    }
+
+    #[test]
+    fn the_configuration_names_the_file() {
+        let root = Root::new("files");
+        root.write("m/1/net.onnx", "");
+        root.write("m/config.pbtxt", "default_model_filename: \"net.onnx\"");
+        assert_eq!(root.versions("m"), [1]);
+        root.write("m/config.pbtxt", "\n  default_model_filename: \"missing.onnx\"");
+        let expected = "config.pbtxt:2:3: default_model_filename: version 1: expected a file in the model's folder, \
+                        got `missing.onnx`";
+        assert_eq!(root.error("m"), expected);
+        root.write("m/config.pbtxt", "default_model_filename: \"../1/net.onnx\"");
+        assert!(root.error("m").contains("expected a path inside the model's folder"));
+        root.write("i/1/readme", "");
+        root.write("i/config.pbtxt", "backend: \"identity\"");
+        assert_eq!(scan_model(&root.0, "i").unwrap()[0].path.clone().unwrap(), root.0.join("i").join("1"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_that_lead_nowhere_do_not_stop_the_others() {
+        let root = Root::new("links");
+        root.write("good/1/model.onnx", "");
+        let link = |from: &str, to: &str| std::os::unix::fs::symlink(to, root.0.join(from)).unwrap();
+        link("loop", "loop");
+        link("loop.onnx", "loop.onnx");
+        link("good/2", "2");
+        std::fs::create_dir_all(root.0.join("bad/1")).unwrap();
+        link("bad/config.pbtxt", "config.pbtxt");
+        let found = root.found();
+        assert_eq!(found, [("bad".to_owned(), 1, false), ("good".to_owned(), 1, true)]);
+        assert!(root.error("bad").starts_with("config.pbtxt: cannot be read"));
     }
 }

@@ -4,8 +4,8 @@ use axon::request::{InferenceResponse, NamedTensor, Timing};
 use axon::{ErrorKind, Tensor};
 use half::f16;
 
-use super::assert_error;
-use crate::codec::{ListedOutput, OutputFormat, encode};
+use super::{assert_error, encode};
+use crate::codec::{ListedOutput, OutputFormat};
 
 fn response(tensors: Vec<Tensor>) -> InferenceResponse {
     let outputs =
@@ -165,6 +165,19 @@ fn the_best_classes_of_each_row() {
     check(ties, 3, r#""shape":[1,3],"data":["0.500000:0","0.500000:1","0.500000:2"]"#);
     let halves = Tensor::from_vec(&[1, 2], vec![f16::ONE, f16::from_f32(1.5)]).unwrap();
     check(halves, 1, r#""shape":[1,1],"data":["1.500000:1"]"#);
+}
+
+#[test]
+fn classes_have_the_labels_that_the_model_has() {
+    let response = response(vec![singles(&[1, 3], &[0.25, 0.5, 0.125]), singles(&[1, 1], &[1.0])]);
+    let listed = ListedOutput { binary: false, classification: Some(3) };
+    let format = OutputFormat { listed: vec![listed; 2], ..OutputFormat::default() };
+    let names = ["cat".to_owned(), "a \"dog\"".to_owned()];
+    let labels = |output: &str| (output == "y").then_some(&names[..]);
+    let encoded = crate::codec::encode(&response, None, &format, &labels).unwrap();
+    let text = String::from_utf8(encoded.json).unwrap();
+    assert!(text.contains(r#""data":["0.500000:1:a \"dog\"","0.250000:0:cat","0.125000:2"]"#), "{text}");
+    assert!(text.contains(r#""data":["1.000000:0"]"#), "{text}");
 }
 
 #[test]

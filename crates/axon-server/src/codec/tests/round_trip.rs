@@ -5,9 +5,10 @@ use axon::{DataType, Shape, Tensor};
 use bytes::Bytes;
 use synapse::Memory;
 
+use super::encode;
 use super::mutation::Random;
 use super::{decode, decode_json, inputs};
-use crate::codec::{Encoded, OutputFormat, encode};
+use crate::codec::{Encoded, OutputFormat};
 
 /// A tensor of random elements that JSON can hold.
 fn random_tensor(random: &mut Random, datatype: DataType, dimensions: &[usize]) -> Tensor {

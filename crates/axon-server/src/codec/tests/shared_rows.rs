@@ -6,8 +6,9 @@ use axon::request::{InferenceResponse, NamedTensor, Timing};
 use axon::{DataType, ErrorKind, Result, Shape, Tensor};
 use bytes::Bytes;
 
+use super::encode;
 use super::{assert_error, inputs};
-use crate::codec::{DecodeOptions, Decoded, Encoded, Parsed, decode, encode};
+use crate::codec::{DecodeOptions, Decoded, Encoded, Parsed, decode};
 use crate::shared_memory::SharedMemory;
 use crate::shared_memory::tests::Object;
 
