@@ -1,4 +1,4 @@
-"""A second server of the protocol over gRPC: grpcio's own, with the messages and the service of `tritonclient`.
+"""A second server of the protocol's gRPC form: grpcio's server, with the messages and the service of `tritonclient`.
 
 It shares no code with Axon's port or with Axon's client; only the models are run by Axon, in this process.
 """
@@ -53,7 +53,7 @@ class Refusal(NamedTuple):
     trailing: tuple[tuple[str, str], ...] = ()
 
 
-class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] - it has no types
+class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """The service.
 
     Attributes:

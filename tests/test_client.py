@@ -9,6 +9,7 @@ import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final
 
 import axon
@@ -16,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from axon import AsyncClient, Client
-from axon.errors import ConnectionFailed, DeadlineExceeded, InvalidRequest, ModelNotFound
+from axon.errors import ConnectionFailed, DeadlineExceeded, InvalidRequest, ModelNotFound, ServerError
 from grpcio_server import serving_grpcio
 from models import DATATYPES, identity, mlp, save, scalar, slow, two_inputs
 from serving import run_axon, run_python, serving
@@ -186,7 +187,7 @@ def root_of(array: Array) -> Any:  # noqa: ANN401
 def test_lists_and_a_lone_array_take_what_the_model_says(kind: str, url: str) -> None:
     value = rows(1, count=2, width=3)
     for given in (value, value.tolist(), {"INPUT0": value.tolist()}):
-        assert_same(ask(kind, url, lambda client, given=given: client.infer("FP32", given))["OUTPUT0"], value)
+        assert_same(ask(kind, url, methodcaller("infer", "FP32", given))["OUTPUT0"], value)
     whole = ask(kind, url, lambda client: client.infer("BF16", [[1, 2, 3]]))["OUTPUT0"]
     assert whole.dtype == ml_dtypes.bfloat16
     assert whole.tolist() == [[1, 2, 3]]
@@ -357,6 +358,27 @@ except ImportError as error:
     end = run_python(program)
     assert (end.returncode, end.stderr) == (0, "")
     assert "is not installed\nhint: pip install 'axon[grpc]'" in end.stdout
+
+
+def test_a_client_that_is_closed_says_so(url: str) -> None:
+    client = Client(url)
+    assert client.is_live()
+    client.close()
+    client.close()
+    with pytest.raises(ServerError, match="the client is closed"):
+        client.infer("FP32", {"INPUT0": rows(1)})
+
+
+def test_an_asyncio_client_that_is_closed_says_so(url: str) -> None:
+    async def closed() -> None:
+        client = AsyncClient(url)
+        assert await client.is_live()
+        await client.close()
+        await client.close()
+        with pytest.raises(ServerError, match="the client is closed"):
+            await client.infer("FP32", {"INPUT0": rows(1)})
+
+    asyncio.run(closed())
 
 
 def test_the_package_has_the_clients() -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from axon.client._call import Question, Verb
 from axon.client._plan import Plans, Settings, Wait, seconds_of
-from axon.errors import InvalidRequest
+from axon.errors import InvalidRequest, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +60,11 @@ class _Base:
         codec, self._sender = self._way(_split(url), dict(headers or {}))
         self._plans: Plans[Any, Any] = Plans(codec, settings)
         self.url = url
+        self._is_closed = False
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ServerError("the client is closed")
 
     def _way(self, address: tuple[str, str], headers: Mapping[str, str]) -> tuple[Codec[Any, Any], Any]:
         """Return the codec for a scheme, and who sends what it writes."""
@@ -223,9 +228,11 @@ class Client(_Base):
 
     def close(self) -> None:
         """Close every connection. Closing twice does nothing more."""
+        self._is_closed = True
         self._sender.close()
 
     def _take(self, plan: Plan[Any, Any, T]) -> T:
+        self._check_open()
         got: Any = None
         while True:
             try:
@@ -325,9 +332,11 @@ class AsyncClient(_Base):
 
     async def close(self) -> None:
         """Close every connection. Closing twice does nothing more."""
+        self._is_closed = True
         await self._sender.close()
 
     async def _take(self, plan: Plan[Any, Any, T]) -> T:
+        self._check_open()
         got: Any = None
         while True:
             try:

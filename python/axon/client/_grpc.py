@@ -67,6 +67,11 @@ _CONTENTS: Final = {
     "BYTES": "bytes_contents",
 }
 _LARGEST_INT64: Final = 2**63 - 1
+#: What the library itself says of a deadline, of a connection that it could not make, and of one that it lost. The code
+#: is the one that a server sends when it refuses. **Source:** gRPC 1.85, as observed.
+_OUT_OF_TIME: Final = ("Deadline Exceeded", "")
+_UNREACHED: Final = ("failed to connect", "name resolution", "dns resolution", "connections to all backends failing")
+_BROKEN: Final = ("socket closed", "connection reset", "broken pipe", "recvmsg", "sendmsg", "goaway", "endpoint")
 _OPTIONS: Final = (
     # The sizes of tensors are the server's business: it has a limit and says so.
     ("grpc.max_send_message_length", -1),
@@ -227,13 +232,13 @@ def _plain_value(field: Any, value: Any) -> Any:  # noqa: ANN401 - a descriptor,
 def _reply_of(error: grpc.RpcError, url: str, seconds: float) -> GrpcReply | Failed:
     """Tell a server's own refusal from a connection that failed, for which gRPC has the same code."""
     code, text = error.code(), error.details() or ""
-    by_peer = "received from peer" in (error.debug_error_string() or "")
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED and not by_peer:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and text in _OUT_OF_TIME:
         return Failed(DeadlineExceeded(f"no answer within {seconds:.3g} s"))
-    if code is grpc.StatusCode.UNAVAILABLE and not by_peer:
-        unsent = "failed to connect" in text.lower() or "resolution" in text.lower()
-        what = "cannot be reached" if unsent else "broke the connection"
-        return Failed(ConnectionFailed(f"{url} {what}: {text}"), Retry.UNSENT if unsent else Retry.REFUSED)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if any(words in text.lower() for words in _UNREACHED):
+            return Failed(ConnectionFailed(f"{url} cannot be reached: {text}"), Retry.UNSENT)
+        if any(words in text.lower() for words in _BROKEN):
+            return Failed(ConnectionFailed(f"{url} broke the connection: {text}"), Retry.REFUSED)
     return GrpcReply(code=code.name, text=text, metadata=tuple(error.trailing_metadata() or ()))
 
 
