@@ -59,11 +59,15 @@ impl Loading {
         std::future::pending().await
     }
 
-    /// Waits until nothing is being loaded. ONNX Runtime cannot be interrupted everywhere, and its library must not be
-    /// unloaded under a thread that is inside: past the limit the process ends here, with nothing left to answer.
-    pub async fn finish(mut self) {
+    /// Waits until nothing is being loaded, at start or on request. ONNX Runtime cannot be interrupted everywhere, and
+    /// its library must not be unloaded under a thread that is inside: past the limit the process ends here, with nothing
+    /// left to answer.
+    pub async fn finish(mut self, server: InferenceServer) {
+        let end = Instant::now() + FINISH_LIMIT;
         let finished = tokio::time::timeout(FINISH_LIMIT, self.outcome.wait_for(Option::is_some)).await;
-        if finished.is_err() {
+        let left = end.saturating_duration_since(Instant::now());
+        let on_request = tokio::task::spawn_blocking(move || server.finish_loads(left)).await;
+        if finished.is_err() || !on_request.unwrap_or(false) {
             tracing::info!("ended while a model was being loaded");
             signal_hook::low_level::exit(0);
         }

@@ -171,7 +171,7 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
             }
         };
         serve(listeners, server.clone(), options.wire, stop).await.map_err(ServeError::Model)?;
-        loading.finish().await;
+        loading.finish(server).await;
         failure.map_or(Ok(()), |error| Err(ServeError::Model(error)))
     });
     // Nothing is left to run: connections are closed and instances joined.

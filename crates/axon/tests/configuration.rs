@@ -210,15 +210,6 @@ async fn the_test_backend_takes_its_time() {
 }
 
 #[tokio::test]
-async fn a_stateful_model_is_refused_by_name() {
-    let repository = Repository::new("stateful");
-    repository.digits("m/1/model.onnx");
-    repository.write("m/config.pbtxt", "sequence_batching { }");
-    let error = repository.error().await;
-    assert!(error.starts_with("config.pbtxt:1:1: sequence_batching: "), "{error}");
-}
-
-#[tokio::test]
 async fn the_tighter_limit_of_rows_counts() {
     let repository = Repository::new("tighter");
     repository.digits("m/1/model.onnx");

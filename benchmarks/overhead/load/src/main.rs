@@ -6,6 +6,7 @@
 
 mod direct;
 mod echo;
+mod grpc;
 mod http;
 mod inprocess;
 mod question;
@@ -41,6 +42,24 @@ enum Command {
         #[arg(long)]
         header: Vec<String>,
     },
+    /// Asks `ModelInfer` over gRPC: each caller has one call in flight
+    Grpc {
+        /// Where the server listens
+        #[arg(long)]
+        address: SocketAddr,
+        /// The file that holds the request's message
+        #[arg(long)]
+        body: PathBuf,
+        /// Connections that the callers share
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+    },
+    /// A bare tonic server: reads the message of any call and answers with the message in a file
+    GrpcEcho {
+        /// The file that holds the answer's message
+        #[arg(long)]
+        answer: PathBuf,
+    },
     /// A bare hyper server: reads the body of a POST to `/N` and answers N bytes
     Echo,
     /// Asks the engine in this process
@@ -65,6 +84,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Http { address, path, body, header } => http::serve_windows(address, &path, &body, &header),
         Command::Echo => echo::serve(),
+        Command::Grpc { address, body, connections } => grpc::serve_windows(address, &body, connections),
+        Command::GrpcEcho { answer } => grpc::echo(&answer),
         Command::RustInprocess(ModelArguments { model, input, expected }) => {
             question::Question::read(&input, &expected)
                 .and_then(|question| inprocess::serve_windows(&model, &question))
