@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fits", "read_image"]
 
-_MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
+#: Pillow's modes by the channels that an input may have, the likeliest first.
+_MODES: Final = {3: "RGB", 1: "L", 4: "RGBA"}
+#: The dimensions of a batch of images that have channels.
+_ROWS_OF_IMAGES: Final = 4
 _FLOATS: Final = ("FP16", "BF16", "FP32", "FP64")
 
 
@@ -32,15 +35,18 @@ class _Layout:
 
 
 def _layout(dims: tuple[int, ...]) -> _Layout | None:
-    """Read `[N,C,H,W]`, `[N,H,W,C]`, `[N,H,W]`, or one of `[C,H,W]`, `[H,W,C]`, `[H,W]`; None is something else."""
-    for rest in (dims[1:], dims):
-        if len(rest) == 3 and rest[0] in _MODES:  # noqa: PLR2004 - channels, height, width
-            return _Layout(rest[1], rest[2], rest[0], channels_first=True)
-        if len(rest) == 3 and rest[2] in _MODES:  # noqa: PLR2004
-            return _Layout(rest[0], rest[1], rest[2], channels_first=False)
-        if len(rest) == 2:  # noqa: PLR2004 - height, width
-            return _Layout(rest[0], rest[1], 1, channels_first=None)
-    return None
+    """Read `[N,C,H,W]`, `[N,H,W,C]`, `[C,H,W]`, `[H,W,C]` or `[N,H,W]`; None is something else."""
+    if len(dims) not in (_ROWS_OF_IMAGES, _ROWS_OF_IMAGES - 1):
+        return None
+    first, second, third = dims[-3:]
+    # A dynamic dimension in front of two is the batch, of grey images.
+    if len(dims) == _ROWS_OF_IMAGES or first > 0:
+        for channels in _MODES:
+            if first == channels:
+                return _Layout(second, third, channels, channels_first=True)
+            if third == channels:
+                return _Layout(first, second, channels, channels_first=False)
+    return _Layout(second, third, 1, channels_first=None) if len(dims) < _ROWS_OF_IMAGES else None
 
 
 def fits(datatype: str, dims: tuple[int, ...]) -> bool:

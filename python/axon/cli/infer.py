@@ -159,7 +159,7 @@ def _on_server(chosen: argparse.Namespace) -> _Model:
     from axon.errors import AxonError, ServerError  # noqa: PLC0415
     from axon.metadata import TensorMetadata  # noqa: PLC0415
 
-    client = Client(chosen.url or _URL, timeout_s=chosen.timeout)
+    client = Client(_URL if chosen.url is None else chosen.url, timeout_s=chosen.timeout)
     try:
         said = client.metadata(chosen.model, version=chosen.model_version)
         sides = [tuple(map(TensorMetadata.from_report, said[side])) for side in ("inputs", "outputs")]
