@@ -28,7 +28,7 @@ FIND_ONNXRUNTIME := import glob, importlib.util as util; \
 START := $(shell date +%s)
 step = @printf '== %s (at %s s)\n' '$(1)' "$$(($$(date +%s) - $(START)))"
 
-.PHONY: help setup serve demo test test-rust test-python lint check fmt bench clean
+.PHONY: help setup serve demo test test-rust test-python test-fuzz lint check fmt bench fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,7 +54,7 @@ serve: $(STAMP) ## Serve the digit classifier in the foreground
 demo: $(STAMP) ## Serve the digit classifier, classify real images over HTTP, print what came of it
 	@$(VENV)/bin/python examples/digits/demo.py
 
-test: setup lint test-rust test-python ## Run every check and every test
+test: setup lint test-rust test-fuzz test-python ## Run every check and every test
 
 # The binding is an extension module: it links only inside an interpreter, and tests/*.py test it there.
 test-rust: $(STAMP) ## Run the Rust tests
@@ -66,6 +66,21 @@ test-python: $(STAMP) ## Run the Python tests
 	$(call step,test-python)
 	@cargo build --quiet --locked -p axon-server # the Python-free binary, which the tests run too
 	@$(VENV)/bin/python -m pytest tests
+
+# The corpus of every parser, and two seconds of seeded mutations of each.
+test-fuzz: $(STAMP) ## Feed every parser its corpus and some broken input
+	$(call step,test-fuzz)
+	@cd fuzz && CARGO_TARGET_DIR=../target/fuzz cargo run --quiet --locked --bin axon-fuzz
+
+# The flags are those that cargo-fuzz gives rustc; they need no nightly. `make fuzz TARGET=json SECONDS_OF_FUZZ=600`
+TARGET ?= json
+SECONDS_OF_FUZZ ?= 60
+fuzz: $(STAMP) ## Fuzz one parser led by coverage; needs a C++ compiler
+	@cd fuzz && mkdir -p ../target/fuzz-corpus/$(TARGET) && CARGO_TARGET_DIR=../target/libfuzzer \
+	RUSTFLAGS='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares' \
+	cargo build --quiet --locked --features libfuzzer --bin libfuzzer --target "$$(rustc -vV | sed -n 's/^host: //p')" && \
+	AXON_FUZZ_TARGET=$(TARGET) "../target/libfuzzer/$$(rustc -vV | sed -n 's/^host: //p')/debug/libfuzzer" \
+	-max_total_time=$(SECONDS_OF_FUZZ) ../target/fuzz-corpus/$(TARGET) corpus/$(TARGET)
 
 lint: $(STAMP) ## Check formatting, lints, types, licences and the walls between crates
 	$(call step,lint)

@@ -134,8 +134,10 @@ def cells(folder: Path, load: Path, server: Server, grpc: str, stack: ExitStack)
             "axon gRPC": (["grpc", "--address", grpc, "--body", question, "--connections", "4"], server.pid),
             "bare tonic": (["grpc", "--address", tonic.address, "--body", question, "--connections", "4"], tonic.pid),
             "axon HTTP": (
-                ["http", "--address", server.address, "--path", path, "--body", folder / f"{count}.http"]
-                + ["--header", header],
+                [
+                    *("http", "--address", server.address, "--path", path),
+                    *("--body", folder / f"{count}.http", "--header", header),
+                ],
                 server.pid,
             ),
             "bare hyper": (

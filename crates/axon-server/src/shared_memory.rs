@@ -18,6 +18,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axon::error::{Echo, Error, ErrorKind, Result};
+use axon::reason::Reason;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -204,6 +205,7 @@ impl SharedMemory {
                 "client shared memory is disabled: expected a server started with --allow-client-shm, got one \
                  without",
             )
+            .because(Reason::SharedMemoryOff)
         })
     }
 
@@ -219,7 +221,8 @@ impl Registry {
                 ErrorKind::Conflict,
                 "name",
                 format_args!("expected a new name, got {}, which is registered", Echo(&open.region.name)),
-            ));
+            )
+            .because(Reason::RegionExists(open.region.name)));
         }
         if self.regions.len() >= self.limit {
             return Err(too_many(format_args!("expected at most {} regions, got one more", self.limit)));
@@ -274,6 +277,7 @@ fn not_found(name: &str) -> Error {
         "name",
         format_args!("expected the name of a registered region, got {}", Echo(name)),
     )
+    .because(Reason::UnknownRegion(name.to_owned()))
 }
 
 fn too_many(problem: std::fmt::Arguments<'_>) -> Error {

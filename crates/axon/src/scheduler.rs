@@ -25,6 +25,7 @@ use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
 use crate::metrics::{ModelStatistics, Phases};
+use crate::reason::Reason;
 use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
@@ -142,6 +143,7 @@ fn expired_after(waited: Duration) -> Error {
         ErrorKind::DeadlineExceeded,
         format!("the request waited {} ms, its whole timeout, and was not run", waited.as_millis()),
     )
+    .because(Reason::Expired)
 }
 
 /// One model's queue and instances.
@@ -252,9 +254,11 @@ impl Scheduler {
                 let retry_after = wait.clamp(Duration::from_millis(100), Duration::from_secs(10));
                 Error::new(ErrorKind::Overloaded, format!("the queue is full: {bound}"))
                     .with_retry_after(retry_after)
+                    .because(Reason::QueueFull)
             }
             Rejected::Expired => {
                 Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already")
+                    .because(Reason::Expired)
             }
             Rejected::Closed => Error::shutting_down(),
         }

@@ -6,6 +6,7 @@
 //! **Source:** RFC 9110, section 8.4.1; RFC 1950 (zlib), RFC 1952 (gzip).
 
 use axon::error::{Echo, Error, ErrorKind, Result};
+use axon::reason::Reason;
 use bytes::Bytes;
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
@@ -55,10 +56,12 @@ pub fn decode_content(body: Bytes, encoding: &str, limit: usize) -> Result<Bytes
             Ok(decoded)
         }),
         _ => {
-            return Err(FIELD.error(
-                ErrorKind::UnsupportedMedia,
-                format_args!("expected one of gzip, deflate, got {}", Echo(encoding)),
-            ));
+            return Err(FIELD
+                .error(
+                    ErrorKind::UnsupportedMedia,
+                    format_args!("expected one of gzip, deflate, got {}", Echo(encoding)),
+                )
+                .because(Reason::UnsupportedEncoding));
         }
     };
     match decoded {

@@ -6,6 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use axon::error::{Echo, Error, Result};
+use axon::reason::Reason;
 use half::{bf16, f16};
 use synapse::{DataType, Element, Memory, Shape, Tensor, bytes};
 
@@ -64,7 +65,9 @@ fn check_count(input: usize, wanted: usize, got: usize) -> Result<()> {
     if got == wanted {
         return Ok(());
     }
-    Err(Field::input(input, "data").invalid(format_args!("expected {wanted} elements, got {got}")))
+    let reason = if got < wanted { Reason::TooFewElements } else { Reason::TooManyElements };
+    let error = Field::input(input, "data").invalid(format_args!("expected {wanted} elements, got {got}"));
+    Err(error.because(reason))
 }
 
 /// Why an element cannot be read.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axon::error::{Echo, Error, Result};
+use axon::reason::Reason;
 use axon::request::{Inputs, NamedTensor};
 use bytes::Bytes;
 use synapse::{DataType, MAX_RANK, Shape, Tensor};
@@ -129,9 +130,10 @@ pub fn decode(body: Bytes, header_length: Option<usize>, options: &DecodeOptions
     let document = read_document(&mut scanner)?;
     let parameters = document.parameters.unwrap_or_default();
     let outputs = document.outputs.unwrap_or_default();
-    let inputs = document
-        .inputs
-        .ok_or_else(|| Field::top("inputs").invalid("required: expected an array of inputs, got none"))?;
+    let inputs = document.inputs.ok_or_else(|| {
+        let error = Field::top("inputs").invalid("required: expected an array of inputs, got none");
+        error.because(Reason::Member("inputs"))
+    })?;
     if header_length.is_none() {
         binary::check_no_sections(&inputs)?;
     }
@@ -291,8 +293,9 @@ impl InputMembers {
     /// Checks that what is required has come; `scanner` is one of the same document.
     fn finish(self, scanner: &Scanner<'_>, index: usize) -> Result<Input> {
         let field = |member| Field::input(index, member);
-        let none = |member, expected: &dyn fmt::Display| {
-            field(member).invalid(format_args!("required: expected {expected}, got none"))
+        let none = |member: &'static str, expected: &dyn fmt::Display| {
+            let error = field(member).invalid(format_args!("required: expected {expected}, got none"));
+            error.because(Reason::Member(member))
         };
         let name = self.name.ok_or_else(|| none("name", &"the name of a model input"))?;
         let datatype = self.datatype.ok_or_else(|| none("datatype", &OneOfDatatypes))?;
@@ -381,7 +384,8 @@ fn read_dimension(scanner: &mut Scanner<'_>, field: Field, axis: usize) -> Resul
         return Err(Error::invalid(
             format!("{field}[{axis}]"),
             format_args!("negative: expected an integer of at least 0, got {}", Echo(text)),
-        ));
+        )
+        .because(Reason::Member("shape")));
     }
     if !number.is_integral() {
         return Err(wrong(format_args!("{}", Echo(text))));

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use axon::error::{Echo, Error, Result};
+use axon::reason::Reason;
 
 use super::field::Field;
 use super::number::{self, Number, Special};
@@ -154,6 +155,10 @@ impl<'a> Scanner<'a> {
     /// The error for a fault in the text.
     pub fn error(&self, fault: Fault) -> Error {
         let Fault { at, expected } = fault;
+        self.fault(at, expected).because(Reason::MalformedJson(at))
+    }
+
+    fn fault(&self, at: usize, expected: &'static str) -> Error {
         let next = self.text.get(at..).and_then(|rest| rest.chars().next());
         match (next, self.end) {
             (Some(next), _) => Field::BODY.invalid(format_args!(

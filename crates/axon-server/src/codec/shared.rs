@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use axon::error::{Echo, Error, ErrorKind, Result};
+use axon::reason::Reason;
 use axon::request::NamedTensor;
 use synapse::{DataType, MemoryMut, Shape, Tensor};
 
@@ -138,15 +139,19 @@ impl<'a> Resolver<'a> {
         let name = parameters.region.ok_or_else(|| {
             place.field(REGION).invalid("required: expected the name of a registered region, got none")
         })?;
-        let region = self.regions.find(&name).map_err(|problem| match problem {
+        let region = self.regions.find(&name).map_err(|problem| {
+            match problem {
             NoRegion::Disabled => place.field(REGION).error(
                 ErrorKind::Unimplemented,
                 "client shared memory is disabled: expected JSON or binary data, or a server started with \
                  --allow-client-shm, got a shared memory region",
-            ),
+            )
+            .because(Reason::SharedMemoryOff),
             NoRegion::Unknown => place
                 .field(REGION)
-                .invalid(format_args!("expected the name of a registered region, got {}", Echo(&name))),
+                .invalid(format_args!("expected the name of a registered region, got {}", Echo(&name)))
+                .because(Reason::UnknownRegion(name.clone())),
+        }
         })?;
         let byte_size = parameters.byte_size.ok_or_else(|| {
             place.field(BYTE_SIZE).invalid("required: expected the number of bytes, got none")
@@ -212,16 +217,19 @@ impl SharedPart {
         self.byte_size
     }
 
-    /// Checks that `tensor` has room.
-    fn check_room(&self, tensor: &Tensor) -> Result<()> {
+    /// Checks that `output` has room.
+    fn check_room(&self, output: &NamedTensor) -> Result<()> {
+        let NamedTensor { name, tensor } = output;
         let (needed, byte_size) = (tensor.memory().len(), self.byte_size);
         if needed as u64 <= byte_size {
             return Ok(());
         }
         let (datatype, shape) = (tensor.datatype(), tensor.shape());
-        Err(self.place.field(BYTE_SIZE).invalid(format_args!(
+        let error = self.place.field(BYTE_SIZE).invalid(format_args!(
             "expected at least {needed} bytes, which {datatype} {shape} needs, got {byte_size}"
-        )))
+        ));
+        let output = name.clone();
+        Err(error.because(Reason::RegionTooSmall { output, got: byte_size, needed: needed as u64 }))
     }
 
     fn failed(&self, error: &io::Error) -> Error {
@@ -274,13 +282,13 @@ impl SharedInput {
 pub fn write_outputs(outputs: &[NamedTensor], parts: &[Option<SharedPart>]) -> Result<()> {
     let pairs = || {
         let pairs = outputs.iter().zip(parts);
-        pairs.filter_map(|(output, part)| part.as_ref().map(|part| (&output.tensor, part)))
+        pairs.filter_map(|(output, part)| part.as_ref().map(|part| (output, part)))
     };
-    for (tensor, part) in pairs() {
-        part.check_room(tensor)?;
+    for (output, part) in pairs() {
+        part.check_room(output)?;
     }
-    for (tensor, part) in pairs() {
-        part.region.write(part.offset, tensor.memory()).map_err(|error| part.failed(&error))?;
+    for (output, part) in pairs() {
+        part.region.write(part.offset, output.tensor.memory()).map_err(|error| part.failed(&error))?;
     }
     Ok(())
 }
