@@ -79,7 +79,10 @@ shape = [-1, 4]
 [sequence]
 strategy = "oldest"
 """
-CONFIG = b'{"name":"m","maxBatchSize":8,"input":[{"name":"x","data_type":"TYPE_FP32","dims":[4]}],"version_policy":{"all":{}}}'
+CONFIG = (
+    b'{"name":"m","maxBatchSize":8,"input":[{"name":"x","data_type":"TYPE_FP32","dims":[4]}],'
+    b'"version_policy":{"all":{}}}'
+)
 
 CORPUS = {
     "json": requests(),

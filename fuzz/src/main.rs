@@ -9,6 +9,9 @@ use axon_fuzz::TARGETS;
 /// The longest input that mutation makes.
 const MAX_LENGTH: usize = 64 << 10;
 
+/// Bytes that mean something to one parser or another.
+const TELLING: &[u8] = b"{}[]<>\"\\,:;#-+.0129eEnu/%\x00\x7f\xff";
+
 struct Random(u64);
 
 impl Random {
@@ -56,7 +59,7 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
             0 if at < input.len() => input[at] ^= 1 << random.below(8),
             1 if at < input.len() => input[at] = u8::try_from(random.below(256)).unwrap_or_default(),
             2 => input.truncate(at),
-            3 => input.insert(at, b"{}[]\"\\,:-.0129eE\x00\x7f\xff"[random.below(20)]),
+            3 => input.insert(at, TELLING[random.below(TELLING.len())]),
             4 if input.len() < MAX_LENGTH => input.extend_from_within(at..),
             5 if at < input.len() => drop(input.remove(at)),
             _ => {
