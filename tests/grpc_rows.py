@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ACCEPTED", "CASES", "ELSEWHERE", "FRAMED", "INFER", "SERVICE", "STREAM", "Case", "Good", "question"]
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
+REFLECTION: Final = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 INFER: Final = f"{SERVICE}ModelInfer"
 STREAM: Final = f"{SERVICE}ModelStreamInfer"
 MIB: Final = 1 << 20
@@ -349,8 +350,15 @@ FRAMED: Final = [
     *(Case("B-66", f"the timeout is {timeout}", message(WHOLE), None, "timeout", headers={"grpc-timeout": timeout},
            number=4, code="DEADLINE")
       for timeout in ("0n", "1n")),
-    Case("B-67", "metadata is not base64", message(WHOLE), "metadata", "expected base64 in `x-bin` … got",
-         headers={"x-bin": "!!!"}),
+    Case("B-65", "reflection is asked in no time at all", message(WHOLE), "grpc-timeout", "expected … got `5X`",
+         path=REFLECTION, headers={"grpc-timeout": "5X"}),
+    *(Case("B-67", f"metadata is not base64, to {path}", message(WHOLE), "metadata",
+           "expected base64 in `x-bin` … got", path=path, headers={"x-bin": "!!!"})
+      for path in (INFER, REFLECTION)),
+    *(Case("B-67", f"metadata has {size >> 10} KiB", message(WHOLE), "metadata",
+           "expected at most 16384 bytes … got … `large`", headers={"large": "y" * size, "small": "x"}, number=8,
+           code="HEADERS_TOO_LARGE", growth=10 * MIB)
+      for size in (17 << 10, MIB)),
     Case("B-69", "there is no message", b"", "request", "empty … expected one message … got none"),
     Case("B-69", "there are two messages", message(WHOLE) * 2, "request", "expected one message … got several"),
 ]
@@ -390,7 +398,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "B-53": "raw contents always name their inputs",
     "B-57 a frame cut in time": "test_grpc_bad_input.py, which waits for the server's patience to end",
     "B-63 without te, or another content type": "test_grpc_bad_input.py: the answer is one of HTTP, 415",
-    "B-67 metadata of 20 KiB and 1 MiB": "test_grpc_bad_input.py: the answer is one of HTTP/2",
+    "B-67 metadata of 2 MiB": "test_grpc_bad_input.py: the answer is one of HTTP/2",
     "B-68": "test_grpc_bad_input.py sends every case as one of many messages in a stream",
     "R8": "waits for /metrics: the counter axon_requests_total; here the model's statistics must not move",
 }

@@ -21,8 +21,7 @@ from hpack import Decoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = [
     "PATIENCE_S",
@@ -156,9 +155,10 @@ def grpc_headers(path: str, changes: Mapping[str, str | bytes | None] | None = N
 class Connection:
     """A connection to a server that speaks HTTP/2."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        """Connect and say the preface."""
-        self.socket = socket.create_connection(address, timeout=PATIENCE_S)
+    def __init__(self, address: str) -> None:
+        """Connect to `host:port` and say the preface."""
+        host, _, port = address.rpartition(":")
+        self.socket = socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)  # noqa: FBT003 - the name of the method is the question
         #: The code and the text with which the server ended the connection.
@@ -241,7 +241,7 @@ class Connection:
         return self.wait(stream)
 
     def is_over(self, stream: int) -> bool:
-        """True when nothing more will come of a stream."""
+        """Return whether nothing more will come of a stream."""
         return self.closed or self.streams[stream].is_over
 
     def wait(self, stream: int) -> Response:

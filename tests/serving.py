@@ -45,7 +45,7 @@ AXON: Final = Path(sys.executable).with_name("axon")
 #: Seconds after which a process is taken for hung. Nothing that works comes near it.
 PATIENCE_S: Final = 30.0
 
-_READY: Final = re.compile(rb"ready at http://(\S+):(\d+)(?: and grpc://\S+:(\d+))?[^\n]*\n")
+_READY: Final = re.compile(rb"ready at http://(\S+):(\d+)[^\n]*\n")
 
 
 class Ended(NamedTuple):
@@ -86,13 +86,11 @@ class Server:
         process: The process; its standard output is a pipe that `stop` reads.
         host: Where it listens, without brackets.
         port: The port that it chose.
-        grpc_port: The port that it chose for gRPC; 0 where it serves none.
     """
 
     process: subprocess.Popen[bytes]
     host: str
     port: int
-    grpc_port: int
     _log: Path
     _printed: bytes
     _ended: Ended | None = None
@@ -100,15 +98,14 @@ class Server:
     @property
     def address(self) -> str:
         """`host:port` as a URL has it."""
-        return self._at(self.port)
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def grpc_address(self) -> str:
-        """`host:port` of gRPC, as its clients take it."""
-        return self._at(self.grpc_port)
-
-    def _at(self, port: int) -> str:
-        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        """`host:port` of the port for gRPC."""
+        found = re.search(r" and grpc://(\S+) in ", self.printed)
+        assert found, self.printed
+        return found[1]
 
     @property
     def grpc_address(self) -> str:
@@ -147,7 +144,8 @@ def serving(path: str | Path, *options: str, **settings: Any) -> Iterator[Server
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, **settings
             )
         try:
-            server = _wait_until_ready(process, log)
+            host, port, printed = _wait_until_ready(process, log)
+            server = Server(process, host, port, log, printed)
             yield server
             assert server.stop().returncode == 0, server.stop()
         finally:
@@ -157,7 +155,7 @@ def serving(path: str | Path, *options: str, **settings: Any) -> Iterator[Server
                 process.stdout.close()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> Server:
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> tuple[str, int, bytes]:
     assert process.stdout is not None
     deadline = time.monotonic() + PATIENCE_S
     printed = b""
@@ -167,8 +165,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> Server:
             piece = os.read(process.stdout.fileno(), 1 << 16)
             printed += piece
             if ready := _READY.search(printed):
-                host = ready[1].decode().strip("[]")
-                return Server(process, host, int(ready[2]), int(ready[3] or 0), log, printed)
+                return ready[1].decode().strip("[]"), int(ready[2]), printed
             if not piece:
                 process.wait(PATIENCE_S)
                 break

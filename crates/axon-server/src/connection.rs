@@ -33,6 +33,9 @@ pub(crate) trait Answer: Clone + Send + Sync + 'static {
     /// What a client is told that does not begin with HTTP/2; `None` when it is served.
     const HTTP2_ONLY: Option<&'static str>;
 
+    /// The most bytes of a request's headers over HTTP/2, as HTTP/2 counts them; more is a plain 431.
+    const MAX_HEADER_LIST: u32;
+
     /// Answers one request.
     fn answer(self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
@@ -316,7 +319,7 @@ async fn run<A: Answer>(
     let guard = is_http2.then(|| http2::FloodGuard::new(connections.now()));
     let io = TokioIo::new(Timed { stream, first, entered: &entered, guard });
     if is_http2 {
-        drive!(http2::builder().serve_connection(io, service), activity, finish);
+        drive!(http2::builder(A::MAX_HEADER_LIST).serve_connection(io, service), activity, finish);
     }
     let http1 = http1::Builder::new()
         .max_headers(MAX_HEADERS)

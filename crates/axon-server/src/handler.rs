@@ -38,6 +38,8 @@ impl Answer for Http {
 
     const HTTP2_ONLY: Option<&'static str> = None;
 
+    const MAX_HEADER_LIST: u32 = 16 << 10;
+
     async fn answer(self, request: Request<Incoming>) -> Response<Frames> {
         handle(self.0, request).await
     }

@@ -17,7 +17,7 @@ const MAX_NAME: usize = 1024;
 const MAX_ID: usize = 256;
 
 /// Checks an id: printable and not long.
-pub(super) fn id(id: &str) -> Result<()> {
+pub(crate) fn id(id: &str) -> Result<()> {
     let field = Field::top("id");
     if id.len() > MAX_ID {
         let length = id.len();

@@ -45,9 +45,22 @@ impl From<Broken> for Trouble {
 /// [`ErrorKind::UnsupportedMedia`] for an encoding other than `gzip` and `deflate`;
 /// [`ErrorKind::InvalidRequest`] for a stream that is broken, cut or followed by anything;
 /// [`ErrorKind::RequestTooLarge`] past `limit`, and past 1 MiB for more than 100 bytes from one.
-#[expect(clippy::needless_pass_by_value, reason = "the body is used up, whatever comes of it")]
 pub fn decode_content(body: Bytes, encoding: &str, limit: usize) -> Result<Bytes> {
-    const FIELD: Field = Field::top("Content-Encoding");
+    decode_at([Field::top("Content-Encoding"), Field::BODY], body, encoding, limit)
+}
+
+/// Decodes a message of gRPC, as [`decode_content`] does a body; errors are at `message`.
+///
+/// # Errors
+/// Those of [`decode_content`].
+pub fn decode_compressed(message: Bytes, encoding: &str, limit: usize) -> Result<Bytes> {
+    decode_at([Field::top("message"); 2], message, encoding, limit)
+}
+
+/// Decodes a body; errors name the first place when it is broken, and the second when it is too large.
+#[expect(clippy::needless_pass_by_value, reason = "the body is used up, whatever comes of it")]
+fn decode_at(places: [Field; 2], body: Bytes, encoding: &str, limit: usize) -> Result<Bytes> {
+    let [broken, large] = places;
     let most = limit.min(body.len().saturating_mul(MAX_RATIO).max(FREE));
     let decoded = match encoding {
         "gzip" => gunzip(&body, most),
@@ -56,7 +69,7 @@ pub fn decode_content(body: Bytes, encoding: &str, limit: usize) -> Result<Bytes
             Ok(decoded)
         }),
         _ => {
-            return Err(FIELD
+            return Err(broken
                 .error(
                     ErrorKind::UnsupportedMedia,
                     format_args!("expected one of gzip, deflate, got {}", Echo(encoding)),
@@ -68,14 +81,14 @@ pub fn decode_content(body: Bytes, encoding: &str, limit: usize) -> Result<Bytes
         Ok(decoded) => Ok(decoded.into()),
         Err(Trouble::Broken((at, expected))) => {
             let got = if at < body.len() { "something else" } else { "the end of the body" };
-            Err(FIELD
+            Err(broken
                 .invalid(format_args!("invalid {encoding} at byte {at}: expected {expected}, got {got}")))
         }
-        Err(Trouble::TooLarge) => Err(too_large(most, limit)),
+        Err(Trouble::TooLarge) => Err(too_large(large, most, limit)),
     }
 }
 
-fn too_large(most: usize, limit: usize) -> Error {
+fn too_large(place: Field, most: usize, limit: usize) -> Error {
     let what = if most == limit {
         format!("decoded size > {limit}: expected at most {limit} bytes, got more")
     } else {
@@ -83,7 +96,7 @@ fn too_large(most: usize, limit: usize) -> Error {
             "ratio > {MAX_RATIO}: expected at most {MAX_RATIO} decoded bytes for each byte sent, got more"
         )
     };
-    Field::BODY.error(ErrorKind::RequestTooLarge, what)
+    place.error(ErrorKind::RequestTooLarge, what)
 }
 
 fn gunzip(body: &[u8], most: usize) -> Result<Vec<u8>, Trouble> {

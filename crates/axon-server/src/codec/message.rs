@@ -166,7 +166,17 @@ fn read_shape(index: usize, name: &str, dimensions: &[i64]) -> Result<Shape> {
         })?;
         sizes.push(size);
     }
-    Shape::new(&sizes).map_err(|error| Field::input(index, "shape").invalid(error))
+    let field = Field::input(index, "shape");
+    if dimensions.len() > synapse::MAX_RANK {
+        let (most, rank) = (synapse::MAX_RANK, dimensions.len());
+        return Err(field.invalid(format_args!("rank: expected at most {most} dimensions, got {rank}")));
+    }
+    Shape::new(&sizes).map_err(|_| {
+        let most = isize::MAX;
+        field.invalid(format_args!(
+            "element count overflows: expected at most {most} elements, got {dimensions:?}"
+        ))
+    })
 }
 
 fn raw_tensor(index: usize, datatype: DataType, shape: Shape, bytes: Bytes) -> Result<Tensor> {
@@ -249,6 +259,17 @@ const fn contents_of(datatype: DataType) -> Option<&'static str> {
     }
 }
 
+/// The least and the greatest value of a data type that is narrower than its contents.
+const fn bounds(datatype: DataType) -> (i32, i32) {
+    match datatype {
+        DataType::Int8 => (-0x80, 0x7f),
+        DataType::Int16 => (-0x8000, 0x7fff),
+        DataType::Uint8 => (0, 0xff),
+        DataType::Uint16 => (0, 0xffff),
+        _ => (i32::MIN, i32::MAX),
+    }
+}
+
 fn narrow<T: Copy + std::fmt::Display, const SIZE: usize>(
     values: &[T],
     field: Field,
@@ -258,7 +279,10 @@ fn narrow<T: Copy + std::fmt::Display, const SIZE: usize>(
     let mut bytes = Vec::with_capacity(values.len().saturating_mul(SIZE));
     for (position, &value) in values.iter().enumerate() {
         let element = encode(value).ok_or_else(|| {
-            field.invalid(format_args!("element {position}: {value} is out of range for {datatype}"))
+            let (least, most) = bounds(datatype);
+            field.invalid(format_args!(
+                "element {position}: expected {least} to {most} for {datatype}, got {value}"
+            ))
         })?;
         bytes.extend_from_slice(&element);
     }

@@ -35,8 +35,9 @@ use axon::request::{InferenceResponse, Inputs, NamedTensor, Parameter, Sequence}
 
 pub use accept::{Encoding, compress, negotiate};
 pub use binary::{decode_raw, parse_header_length};
+pub(crate) use check::id as check_id;
 pub use classify::Labels;
-pub use content::decode_content;
+pub use content::{decode_compressed, decode_content};
 pub use decode::{DecodeOptions, Parsed, decode};
 pub use encode::{Encoded, encode};
 pub use generate::{Generated, decode_generate, encode_generate, event};

@@ -5,9 +5,6 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-/// The most bytes of a request's headers, as HTTP/2 counts them.
-const MAX_HEADER_LIST: u32 = 16 << 10;
-
 /// What a peer may send of one request before it is read: a large tensor in a few round trips.
 const STREAM_WINDOW: u32 = 4 << 20;
 
@@ -31,8 +28,8 @@ const MAX_SEND: usize = 1 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How HTTP/2 is spoken.
-pub(super) fn builder() -> http2::Builder<TokioExecutor> {
+/// How HTTP/2 is spoken, with at most so many bytes of headers in a request.
+pub(super) fn builder(max_header_list: u32) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -43,7 +40,7 @@ pub(super) fn builder() -> http2::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         .max_send_buf_size(MAX_SEND)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(max_header_list)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder

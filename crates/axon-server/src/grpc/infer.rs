@@ -41,6 +41,7 @@ pub(super) async fn read(
     timeout: Option<Duration>,
 ) -> Result<Question> {
     let model = std::mem::take(&mut message.model_name);
+    axon::repository::check_name(&model)?;
     let version = calls::parse(&message.model_version)?;
     let decoded = app.decode(length > INLINE, move |options| codec::decode_message(message, options)).await?;
     let Decoded { inputs, outputs, timeout: own, id, format, priority, sequence, parameters } = decoded;

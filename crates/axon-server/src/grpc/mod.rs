@@ -59,6 +59,9 @@ impl Answer for Grpc {
          this port speaks gRPC: expected HTTP/2, got HTTP/1.1\n",
     );
 
+    // Far more than is taken: what is refused as HTTP is an unknown error to a client of gRPC.
+    const MAX_HEADER_LIST: u32 = (1 << 20) + (16 << 10);
+
     async fn answer(self, request: Request<Incoming>) -> Response<GrpcBody> {
         if request.method() != Method::POST || !wire::is_grpc(request.headers()) {
             let mut response = Response::new(GrpcBody::Ready([].into(), None));
@@ -66,7 +69,11 @@ impl Answer for Grpc {
             return response;
         }
         if reflection::is_asked(request.uri().path()) {
-            return self.reflection.answer(request).await;
+            let checked = wire::check_metadata(request.headers()).and(wire::timeout(request.headers()));
+            return match checked {
+                Ok(_) => self.reflection.answer(request).await,
+                Err(error) => refusal(self.app.compat, &error, Context::default()),
+            };
         }
         match call(&self.app, request).await {
             Ok(response) => response,

@@ -134,11 +134,11 @@ async fn write(
         Ok(response) => (String::new(), response),
         Err(error) if call.error_ends_stream => return Err(Some(error)),
         Err(error) => {
-            let id = std::mem::take(&mut asked.id);
-            (
-                text(compat, &error, &asked.model, &id),
-                ModelInferResponse { id, ..ModelInferResponse::default() },
-            )
+            // An id that is refused is not echoed.
+            let id = Some(std::mem::take(&mut asked.id)).filter(|id| crate::codec::check_id(id).is_ok());
+            let id = id.unwrap_or_default();
+            let text = text(compat, &error, &asked.model, &id);
+            (text, ModelInferResponse { id, ..ModelInferResponse::default() })
         }
     };
     let message = ModelStreamInferResponse { error_message, infer_response: Some(response) };

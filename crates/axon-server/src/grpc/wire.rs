@@ -18,6 +18,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::body::{GRACE, SLOWEST, too_slow};
 use crate::codec::{self, Encoding};
 
+/// Compressed messages of more bytes than this are read on another thread: they do not say how long they become.
+const INLINE_COMPRESSED: usize = 4 << 10;
+
+/// The most bytes of a call's metadata, as HTTP/2 counts them.
+const MAX_METADATA: usize = 16 << 10;
+
 /// The bytes before each message.
 pub(super) const PREFIX: usize = 5;
 
@@ -77,7 +83,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     protobuf && headers.get(TE).is_some_and(|value| value.as_bytes() == b"trailers")
 }
 
-/// Checks that metadata which claims to be binary is base64.
+/// Checks that metadata is not too much, and base64 where it claims to be binary.
 pub(super) fn check_metadata(headers: &HeaderMap) -> Result<()> {
     use base64::Engine as _;
     use base64::engine::general_purpose::GeneralPurpose;
@@ -88,6 +94,17 @@ pub(super) fn check_metadata(headers: &HeaderMap) -> Result<()> {
             .with_decode_padding_mode(DecodePaddingMode::Indifferent)
             .with_decode_allow_trailing_bits(true),
     );
+    // As HTTP/2 counts it.
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+    let total: usize = headers.iter().map(size).sum();
+    if total > MAX_METADATA {
+        let largest = headers.iter().max_by_key(|&header| size(header)).map_or("", |(name, _)| name.as_str());
+        return Err(Error::at(
+            ErrorKind::UriTooLong,
+            "metadata",
+            format_args!("expected at most {MAX_METADATA} bytes, got {total}, the most in {}", Echo(largest)),
+        ));
+    }
     for (name, value) in headers {
         if !name.as_str().ends_with("-bin") {
             continue;
@@ -143,7 +160,7 @@ impl Messages {
         let mut started = None;
         loop {
             if let Some((is_compressed, message)) = self.split()? {
-                return self.decompress(is_compressed, message).map(Some);
+                return self.decompress(is_compressed, message).await.map(Some);
             }
             let received = self.whole.len() + self.partial.len();
             let deadline = if received == 0 {
@@ -158,7 +175,9 @@ impl Messages {
                 None => {
                     return Err(Error::invalid(
                         "message",
-                        format_args!("the request ended inside it, after {received} bytes"),
+                        format_args!(
+                            "expected the rest of it, got {received} bytes: the request ended inside it"
+                        ),
                     ));
                 }
             }
@@ -215,6 +234,13 @@ impl Messages {
                 format_args!("expected a compression flag of 0 or 1, got {flag}"),
             ));
         }
+        // What counts lengths in 32 bits with a sign, as most of gRPC does, never sends so much: it is no length.
+        if length > i32::MAX as usize {
+            return Err(Error::invalid(
+                "message",
+                format_args!("expected a length of at most {}, got {length}", self.limit),
+            ));
+        }
         if length > self.limit {
             return Err(Error::at(
                 ErrorKind::RequestTooLarge,
@@ -243,11 +269,11 @@ impl Messages {
         Ok(Some((flag == 1, message)))
     }
 
-    fn decompress(&self, is_compressed: bool, message: Bytes) -> Result<Bytes> {
-        match self.encoding {
-            Some(encoding) if is_compressed => codec::decode_content(message, encoding.name(), self.limit),
-            _ => Ok(message),
-        }
+    async fn decompress(&self, is_compressed: bool, message: Bytes) -> Result<Bytes> {
+        let Some(encoding) = self.encoding.filter(|_| is_compressed) else { return Ok(message) };
+        let (is_long, limit) = (message.len() > INLINE_COMPRESSED, self.limit);
+        crate::app::off_the_wire(is_long, move || codec::decode_compressed(message, encoding.name(), limit))
+            .await
     }
 }
 
