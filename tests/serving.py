@@ -108,13 +108,6 @@ class Server:
         return found[1]
 
     @property
-    def grpc_address(self) -> str:
-        """`host:port` of the port for gRPC."""
-        found = re.search(r" and grpc://(\S+) in ", self.printed)
-        assert found, self.printed
-        return found[1]
-
-    @property
     def printed(self) -> str:
         """What it had printed when it was ready."""
         return self._printed.decode()
