@@ -26,9 +26,9 @@ import psutil
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "overhead"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from processes import ROOT, Server, Worker
+from benchmarks.overhead.processes import ROOT, Server, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
