@@ -163,7 +163,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         onnx.save(identity(), folder / "identity.onnx")
-        command = [ROOT / "target" / "release" / "axon-server", folder / "identity.onnx", "--http-port", "0"]
+        command: list[str | Path] = [
+            ROOT / "target" / "release" / "axon-server",
+            folder / "identity.onnx",
+            "--http-port",
+            "0",
+        ]
         server = stack.enter_context(Server([*command, "--grpc-port", "0"]))
         sockets = psutil.Process(server.pid).net_connections("tcp")
         ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
