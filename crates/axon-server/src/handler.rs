@@ -8,8 +8,8 @@ use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
-    RETRY_AFTER, TRANSFER_ENCODING,
+    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+    HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -41,8 +41,19 @@ impl Answer for Http {
     const MAX_HEADER_LIST: u32 = 16 << 10;
 
     async fn answer(self, request: Request<Incoming>) -> Response<Frames> {
-        handle(self.0, request).await
+        // Over HTTP/1.1 the body is left away by itself.
+        let is_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+        let response = handle(self.0, request).await;
+        if is_head { without_body(response) } else { response }
     }
+}
+
+/// What `HEAD` gets: the headers that `GET` would.
+fn without_body(mut response: Response<Frames>) -> Response<Frames> {
+    let body = std::mem::take(response.body_mut());
+    let length = hyper::body::Body::size_hint(&body).exact().unwrap_or_default();
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
 }
 
 /// Answers one request.

@@ -56,6 +56,9 @@ const HEAD: usize = 9;
 /// The length of what a client says before its first frame.
 const PREFACE: usize = 24;
 
+/// The bit of a stream's number that means nothing.
+const RESERVED: u32 = 1 << 31;
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 
@@ -67,6 +70,8 @@ pub(super) struct FloodGuard {
     skip: usize,
     head: [u8; HEAD],
     filled: usize,
+    /// The newest stream.
+    latest: u32,
     /// Frames that carried nothing since `since`, in milliseconds of the server's life.
     empty: u32,
     since: u64,
@@ -74,7 +79,7 @@ pub(super) struct FloodGuard {
 
 impl FloodGuard {
     pub const fn new(now: u64) -> Self {
-        Self { skip: PREFACE, head: [0; HEAD], filled: 0, empty: 0, since: now }
+        Self { skip: PREFACE, head: [0; HEAD], filled: 0, latest: 0, empty: 0, since: now }
     }
 
     /// Reads on; true when the peer floods the connection.
@@ -99,9 +104,19 @@ impl FloodGuard {
             bytes = bytes.get(taken..).unwrap_or_default();
             if self.filled == HEAD {
                 self.filled = 0;
-                let [a, b, c, kind, ..] = self.head;
+                let [a, b, c, kind, _flags, stream @ ..] = self.head;
+                let stream = u32::from_be_bytes(stream) & !RESERVED;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.empty += u32::from(!matches!((kind, self.skip), (DATA, 1..) | (HEADERS, _)));
+                // Headers that open nothing are trailers, of which a request needs none.
+                let carries = match kind {
+                    DATA => self.skip > 0,
+                    HEADERS => stream > self.latest,
+                    _ => false,
+                };
+                if kind == HEADERS {
+                    self.latest = self.latest.max(stream);
+                }
+                self.empty += u32::from(!carries);
             }
         }
     }
@@ -111,17 +126,18 @@ impl FloodGuard {
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, payload: usize) -> Vec<u8> {
+    fn frame(kind: u8, stream: u32, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
-        [&length[1..], &[kind, 0, 0, 0, 0, 0], &vec![0; payload]].concat()
+        [&length[1..], &[kind, 0], &stream.to_be_bytes(), &vec![0; payload]].concat()
     }
 
     #[test]
     fn frames_that_carry_something_are_no_flood_however_they_are_cut() {
-        let one = [frame(HEADERS, 30), frame(DATA, 5), frame(DATA, 100)].concat();
+        let one = |id: u32| [frame(HEADERS, id, 30), frame(DATA, id, 5), frame(DATA, id, 100)].concat();
+        let all = (0..1000).flat_map(|index| one(2 * index + 1));
+        let bytes: Vec<u8> = [0; PREFACE].into_iter().chain(all).collect();
         for step in [1, 7, 9, 64, 1000] {
             let mut guard = FloodGuard::new(0);
-            let bytes = [vec![0; PREFACE], one.repeat(1000)].concat();
             assert!(!bytes.chunks(step).any(|chunk| guard.floods(chunk, 1)));
             assert_eq!(guard.empty, 0);
         }
@@ -129,14 +145,14 @@ mod tests {
 
     #[test]
     fn frames_that_carry_nothing_are_counted_by_the_second() {
-        for kind in [DATA, 4, 6, 8, 9] {
+        for kind in [DATA, HEADERS, 4, 6, 8, 9] {
             let payload = if kind == DATA { 0 } else { 8 };
             let mut guard = FloodGuard::new(0);
             assert!(!guard.floods(&[0; PREFACE], 0));
-            let flood = frame(kind, payload).repeat(MAX_EMPTY_FRAMES as usize);
+            let flood = frame(kind, 0, payload).repeat(MAX_EMPTY_FRAMES as usize);
             assert!(!guard.floods(&flood, 1));
             assert!(!guard.floods(&flood, 1001));
-            assert!(guard.floods(&frame(kind, payload), 1500));
+            assert!(guard.floods(&frame(kind, 0, payload), 1500));
         }
     }
 }
