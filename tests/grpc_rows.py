@@ -242,7 +242,7 @@ CASES: Final = [
          "expected one of `OUTPUT0` … got `NOPE`"),
     Case("B-32", "an output comes twice", question(outputs=[{"name": "OUTPUT0"}] * 2), "outputs[1].name",
          "duplicate … `OUTPUT0`"),
-    Case("B-32", "there are 10,000 outputs", question(outputs=[{"name": "OUTPUT0"}] * 10000), "outputs",
+    Case("B-32", "there are 10,000 outputs", question(outputs=[{"name": "OUTPUT0"}] * 10000), "outputs[1024].name",
          "expected at most 1024 … got 10000"),
     *(Case("B-33", f"the classes are {count!r}", classes(count), CLASSES, "expected … 1 … got")
       for count in (0, -1, 2**31, "x")),

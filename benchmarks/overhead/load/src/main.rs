@@ -4,6 +4,7 @@
 //! Each command but `echo` prints `{"ready":true}` once it has checked an answer, then reads windows from standard
 //! input and prints a report for each; see [`window`].
 
+mod codec;
 mod direct;
 mod echo;
 mod grpc;
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long)]
         answer: PathBuf,
     },
+    /// Reads and writes the numbers of JSON bodies, and copies a binary tensor; prints the nanoseconds of each
+    Codec,
     /// A bare hyper server: reads the body of a POST to `/N` and answers N bytes
     Echo,
     /// Asks the engine in this process
@@ -83,6 +86,7 @@ struct ModelArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Http { address, path, body, header } => http::serve_windows(address, &path, &body, &header),
+        Command::Codec => codec::measure(),
         Command::Echo => echo::serve(),
         Command::Grpc { address, body, connections } => grpc::serve_windows(address, &body, connections),
         Command::GrpcEcho { answer } => grpc::echo(&answer),

@@ -32,12 +32,14 @@ type Parameters = std::collections::BTreeMap<String, InferParameter>;
 pub fn decode_message(request: ModelInferRequest, options: &DecodeOptions<'_>) -> Result<Parsed> {
     let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = request;
     check::id(&id)?;
-    for (field, count) in [("inputs", inputs.len()), ("outputs", outputs.len())] {
-        if count > check::MAX_TENSORS {
-            let most = check::MAX_TENSORS;
-            return Err(
-                Field::top(field).invalid(format_args!("expected at most {most} {field}, got {count}"))
-            );
+    let most = check::MAX_TENSORS;
+    let counts = [
+        (Field::top("inputs"), inputs.len(), "inputs"),
+        (Field::output(most, "name"), outputs.len(), "outputs"),
+    ];
+    for (field, count, what) in counts {
+        if count > most {
+            return Err(field.invalid(format_args!("expected at most {most} {what}, got {count}")));
         }
     }
     let parameters = request_parameters(parameters)?;
