@@ -9,20 +9,12 @@ use bytes::Bytes;
 use synapse::{DataType, MAX_RANK, Shape, Tensor};
 
 use super::binary::{self, HEADER, Unread};
+use super::check::{self, MAX_TENSORS, OneOfDatatypes};
 use super::field::Field;
 use super::parameters::{self, InputParameters, RequestParameters, once};
 use super::scan::{Kind, Scanner};
 use super::shared::{NoRegions, Regions, Resolver, SharedParameters, SharedPart};
 use super::{Decoded, ListedOutput, OutputFormat, data};
-
-/// The most inputs, and the most outputs, of one request.
-const MAX_TENSORS: usize = 1024;
-
-/// The longest name of a tensor, in bytes.
-const MAX_NAME: usize = 1024;
-
-/// The longest id, in bytes.
-const MAX_ID: usize = 256;
 
 /// The members of a request that are read; the rest are checked and skipped.
 #[derive(Default)]
@@ -202,15 +194,8 @@ fn read_document(scanner: &mut Scanner<'_>) -> Result<Document> {
 }
 
 pub(super) fn read_id(scanner: &mut Scanner<'_>) -> Result<String> {
-    let field = Field::top("id");
-    let id = scanner.string(field)?;
-    if id.len() > MAX_ID {
-        let length = id.len();
-        return Err(field.invalid(format_args!("expected a string of at most {MAX_ID} bytes, got {length}")));
-    }
-    if id.chars().any(|character| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')) {
-        return Err(field.invalid(format_args!("expected printable characters, got {}", Echo(&id))));
-    }
+    let id = scanner.string(Field::top("id"))?;
+    check::id(&id)?;
     Ok(id.into_owned())
 }
 
@@ -331,19 +316,8 @@ fn check_source(index: usize, data: bool, binary: bool, shared: bool) -> Result<
 
 fn read_name(scanner: &mut Scanner<'_>, field: Field) -> Result<String> {
     let name = scanner.string(field)?;
-    if (1..=MAX_NAME).contains(&name.len()) {
-        return Ok(name.into_owned());
-    }
-    Err(field.invalid(format_args!("expected a string of 1 to {MAX_NAME} bytes, got {} bytes", name.len())))
-}
-
-/// The names of all data types, for a message.
-struct OneOfDatatypes;
-
-impl fmt::Display for OneOfDatatypes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "one of {}", DataType::ALL.map(DataType::name).join(", "))
-    }
+    check::name(&name, field)?;
+    Ok(name.into_owned())
 }
 
 fn read_datatype(scanner: &mut Scanner<'_>, field: Field) -> Result<DataType> {
@@ -352,7 +326,7 @@ fn read_datatype(scanner: &mut Scanner<'_>, field: Field) -> Result<DataType> {
         kind => return Err(field.invalid(format_args!("expected {OneOfDatatypes}, got {kind}"))),
     }
     let name = scanner.string(field)?;
-    name.parse().map_err(|_| field.invalid(format_args!("expected {OneOfDatatypes}, got {}", Echo(&name))))
+    check::datatype(&name, field)
 }
 
 fn read_shape(scanner: &mut Scanner<'_>, field: Field) -> Result<Shape> {
