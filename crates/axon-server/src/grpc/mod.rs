@@ -18,7 +18,7 @@ use axon::error::Echo;
 use axon::{Error, ErrorKind, Result};
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
@@ -31,7 +31,6 @@ use calls::Verb;
 use wire::Messages;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const ENCODINGS: HeaderValue = HeaderValue::from_static("identity,gzip,deflate");
 
 /// The service of the protocol, and those beside it.
@@ -84,6 +83,7 @@ impl Answer for Grpc {
 
 /// What a call's headers say.
 struct Call {
+    /// How the answers are compressed.
     encoding: Option<Encoding>,
     timeout: Option<std::time::Duration>,
     /// A stream ends with the first error, instead of going on.
@@ -96,12 +96,13 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
     wire::check_metadata(&head.headers)?;
     let error_ends_stream =
         head.headers.get("triton_grpc_error").is_some_and(|value| value.as_bytes() == b"true");
+    let encoding = wire::encoding(&head.headers)?;
     let call = Call {
-        encoding: wire::encoding(&head.headers)?,
+        encoding: encoding.filter(|&encoding| wire::is_accepted(&head.headers, encoding)),
         timeout: wire::timeout(&head.headers)?,
         error_ends_stream,
     };
-    let mut messages = Messages::new(incoming, call.encoding, app.body_limit);
+    let mut messages = Messages::new(incoming, encoding, app.body_limit);
     match verb {
         Verb::ModelStreamInfer => stream::answer(app, messages, call),
         Verb::ModelInfer => {
@@ -163,7 +164,7 @@ fn frames(call: &Call, message: BytesMut, tail: Vec<Bytes>) -> Result<VecDeque<B
 fn headers(call: &Call) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, GRPC);
-    headers.insert(ACCEPT_ENCODING, ENCODINGS);
+    headers.insert(wire::ACCEPT_ENCODING, ENCODINGS);
     if let Some(encoding) = call.encoding {
         headers.insert(wire::ENCODING, HeaderValue::from_static(encoding.name()));
     }
@@ -187,6 +188,6 @@ fn refusal(compat: Compat, error: &Error, context: Context<'_>) -> Response<Grpc
     let mut response = Response::new(GrpcBody::Ready([].into(), None));
     *response.headers_mut() = status::failed(compat, error, context);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    response.headers_mut().insert(ACCEPT_ENCODING, ENCODINGS);
+    response.headers_mut().insert(wire::ACCEPT_ENCODING, ENCODINGS);
     response
 }

@@ -28,6 +28,7 @@ const MAX_METADATA: usize = 16 << 10;
 pub(super) const PREFIX: usize = 5;
 
 pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Reads `grpc-encoding`; `None` for none and for `identity`.
@@ -42,6 +43,15 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
             format_args!("expected identity, gzip or deflate, got {}", Echo(&String::from_utf8_lossy(other))),
         )),
     }
+}
+
+/// True when a caller takes answers in its own encoding: unless it lists others.
+pub(super) fn is_accepted(headers: &HeaderMap, encoding: Encoding) -> bool {
+    let mut listed = headers.get_all(ACCEPT_ENCODING).iter().peekable();
+    let name = encoding.name().as_bytes();
+    listed.peek().is_none()
+        || listed
+            .any(|value| value.as_bytes().split(|&byte| byte == b',').any(|one| one.trim_ascii() == name))
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit.
