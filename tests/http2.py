@@ -222,7 +222,7 @@ class Connection:
         """Send a body in frames of at most `size` bytes, as the windows allow; stops when the response has ended."""
         left = memoryview(payload)
         while (left or end) and not self.is_over(stream):
-            room = min(self.max_frame, self._window, self._windows[stream], size or len(left) or 1)
+            room = min(self.max_frame, self.room(stream), size or len(left) or 1)
             if left and room <= 0:
                 self.read()
                 continue
@@ -232,6 +232,10 @@ class Connection:
             self.send(frame(DATA, END_STREAM * (end and not left), stream, bytes(piece)))
             if not left:
                 return
+
+    def room(self, stream: int) -> int:
+        """Return how many bytes of a body the server takes now."""
+        return min(self._window, self._windows[stream])
 
     def request(self, headers: Headers, body: bytes | None = None) -> Response:
         """Send a request and wait for the whole response."""

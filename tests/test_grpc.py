@@ -85,8 +85,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    path = save(slow(20), tmp_path_factory.mktemp("model") / "slow.onnx")
-    with serving(path, "--instances", "1", "--no-batching") as started:
+    folder = tmp_path_factory.mktemp("repository")
+    save(slow(20), folder / "slow.onnx")
+    save(identity("FP32"), folder / "FP32.onnx")
+    with serving(folder, "--instances", "1", "--no-batching") as started:
         yield started
 
 
@@ -518,6 +520,27 @@ def test_an_error_ends_the_stream_where_its_caller_says_so(server: Server) -> No
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert "nobody" in caught.value.details()
     assert ("axon-field", "model_name") in caught.value.trailing_metadata()
+
+
+def test_a_stream_that_runs_ahead_of_its_answers_is_held_back_and_its_connection_lives(slow_server: Server) -> None:
+    """However small its requests are, which come in a frame each."""
+    with Connection(slow_server.grpc_address) as connection:
+        connection.ping()
+        stream = connection.open(grpc_headers(STREAM))
+        connection.data(stream, message(slow_request(LONG).SerializeToString()), end=False)
+        small, sent = message(question(model_name="FP32")), 0
+        while connection.room(stream) >= len(small) and not connection.closed:
+            connection.data(stream, small, end=False)
+            sent += 1
+        connection.ping()
+        assert sent > 1000
+        assert not connection.closed, connection.goaway
+        assert not connection.streams[stream].body, f"{LONG} rows run for too short a time to tell"
+        live = connection.request(grpc_headers(f"{SERVICE}ServerLive"), message(b""))
+        assert live.metadata["grpc-status"] == "0"
+        # The answer of the first opens the window again.
+        connection.read_until(lambda: connection.room(stream) >= len(small))
+        assert not connection.closed, connection.goaway
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
