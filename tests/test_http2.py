@@ -353,7 +353,8 @@ ODD: Final[dict[str, http2.Headers]] = {
 def test_b_81_odd_headers_spoil_their_own_request_or_their_connection(server: Server, port: str, odd: str) -> None:
     with Connection(address(server, port)) as connection:
         response = connection.request(ODD[odd], b"123")
-        is_refused = response.status in {"400", "415"}
+        # POST is none of `/v2`'s methods: the answer may come before the body that is too short has.
+        is_refused = response.status in {"400", "405", "415"}
         assert is_refused or response.reset == PROTOCOL_ERROR or connection.goaway == (PROTOCOL_ERROR, "")
         if not connection.closed:
             good = grpc_headers(LIVE) if port == "grpc" else post("/v2", method="GET")
