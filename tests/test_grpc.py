@@ -1,39 +1,36 @@
 """The protocol over gRPC with its official clients, `tritonclient.grpc` and its asyncio twin, and gRPC's own tools.
 
 The models are ones whose answer is known, as in test_tritonclient.py; "unchanged" is always bit for bit. Refusals are
-in test_grpc_bad_input.py; repository control, configuration and shared memory in test_control.py.
+in test_grpc_bad_input.py, streams in test_grpc_streams.py; repository control, configuration and shared memory are in
+test_control.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import struct
-import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 import tritonclient.http as triton_http
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_asking import request_of, stats, stub, tensor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_rows import INFER, SERVICE, STREAM, parameters, question
-from http2 import Connection, grpc_headers, message
-from models import DATATYPES, identity, mlp, save, slow, two_inputs
+from grpc_rows import INFER, SERVICE, parameters, question
+from http2 import PATIENCE_S, Connection, grpc_headers, message
+from models import DATATYPES, identity, mlp, save, two_inputs
 from serving import serving
 from test_tritonclient import NUMPY, SEEDS, assert_same, direct, hard_values, rows, strings
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 if TYPE_CHECKING:
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = npt.NDArray[Any]
 
-PATIENCE_S: Final = 30.0
 #: The field for the typed contents of each data type that has one. **Source:** Open Inference Protocol.
 CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents",
@@ -62,10 +58,6 @@ CONTENTS: Final[Mapping[str, str]] = {
 }
 #: What zlib takes for the format of each encoding.
 WINDOWS: Final = {"gzip": 31, "deflate": 15}
-#: The rows of a request that runs for a while: 20 ms each, and more on a slower machine.
-LONG: Final = 40
-#: By how much `slow(20)` rolls its rows.
-STEPS: Final = 80
 
 
 @pytest.fixture(scope="module")
@@ -83,64 +75,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("repository")
-    save(slow(20), folder / "slow.onnx")
-    save(identity("FP32"), folder / "FP32.onnx")
-    with serving(folder, "--instances", "1", "--no-batching") as started:
-        yield started
-
-
 @pytest.fixture
 def client(server: Server) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(server.grpc_address) as connected:
         yield connected
 
 
-@contextmanager
-def stub(server: Server) -> Iterator[Any]:
-    """Yield the service as the official client's own stub has it."""
-    with grpc.insecure_channel(server.grpc_address) as channel:
-        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-
-def tensor(name: str, value: Array, datatype: str = "FP32") -> triton.InferInput:
-    return triton.InferInput(name, list(value.shape), datatype).set_data_from_numpy(value)
-
-
-def rolling(count: int) -> Array:
-    """Return an input of `slow`."""
-    return np.arange(count * 256, dtype=np.float32).reshape(count, 256)
-
-
-def rolled(count: int) -> Array:
-    """Return what `slow(20)` answers to `rolling`."""
-    return np.roll(rolling(count), STEPS, axis=1)
-
-
-def stats(server: Server, model: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://{server.address}/v2/models/{model}/stats", timeout=PATIENCE_S) as response:
-        (found,) = json.load(response)["model_stats"]
-    return dict(found)
-
-
-def counts(server: Server, model: str = "slow") -> dict[str, int]:
-    """Return how many requests ended well, how many rows were run, and in how many runs."""
-    found = stats(server, model)
-    ended = found["inference_stats"]["success"]["count"]
-    return {"success": ended, "rows": found["inference_count"], "runs": found["execution_count"]}
-
-
-def moved(server: Server, before: dict[str, int], model: str = "slow") -> dict[str, int]:
-    return {name: count - before[name] for name, count in counts(server, model).items()}
-
-
 def status_of(error: InferenceServerException) -> tuple[str, str]:
     return str(error.status()), str(error.message())
-
-
-# One question, one answer.
 
 
 def test_the_server_and_its_models_are_live_and_ready(client: triton.InferenceServerClient) -> None:
@@ -342,240 +284,6 @@ def test_settings_of_traces_and_logs_are_read_and_changed(client: triton.Inferen
         client.update_log_settings({"log_file": "x"})
 
 
-# Time, and callers that leave.
-
-
-def busy(service: Any) -> Any:  # noqa: ANN401 - the stub has no types
-    """Start a request of many rows, and return its future; what comes meanwhile waits."""
-    return service.ModelInfer.future(slow_request(LONG), timeout=PATIENCE_S)
-
-
-def slow_request(count: int, **members: Any) -> Any:  # noqa: ANN401 - what a message takes
-    given = {"name": "x", "datatype": "FP32", "shape": [count, 256]}
-    return pb.ModelInferRequest(
-        model_name="slow", inputs=[given], raw_input_contents=[rolling(count).tobytes()], **members
-    )
-
-
-def let_it_be_read(service: Any) -> None:  # noqa: ANN401
-    """Return when the server has read what was sent before on the same connection: it reads in order."""
-    for _ in range(3):
-        service.ServerLive(pb.ServerLiveRequest(), timeout=PATIENCE_S)
-
-
-def assert_rolled(answer: Any, count: int) -> None:  # noqa: ANN401
-    assert list(answer.raw_output_contents) == [rolled(count).tobytes()]
-
-
-def test_a_request_whose_deadline_passes_in_the_queue_is_never_run(slow_server: Server) -> None:
-    before = counts(slow_server)
-    with triton.InferenceServerClient(slow_server.grpc_address) as client, stub(slow_server) as service:
-        running = busy(service)
-        let_it_be_read(service)
-        with pytest.raises(InferenceServerException) as caught:
-            client.infer("slow", [tensor("x", rolling(1))], client_timeout=0.05)
-        assert status_of(caught.value)[0] == "StatusCode.DEADLINE_EXCEEDED"
-        # By the server's own clock: the caller waits for what it says.
-        impatient = slow_request(1, parameters=parameters(timeout=20_000))
-        with pytest.raises(grpc.RpcError) as told:
-            service.ModelInfer(impatient, timeout=PATIENCE_S)
-        assert told.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "was not run" in told.value.details()
-        assert not running.done(), f"{LONG} rows run for too short a time to tell"
-        assert_rolled(running.result(PATIENCE_S), LONG)
-        assert_rolled(service.ModelInfer(slow_request(2)), 2)
-    assert moved(slow_server, before) == {"success": 2, "rows": LONG + 2, "runs": 2}
-
-
-def test_a_request_that_is_cancelled_leaves_the_queue_and_is_never_run(slow_server: Server) -> None:
-    before = counts(slow_server)
-    cancelled: queue.Queue[Any] = queue.Queue()
-    with triton.InferenceServerClient(slow_server.grpc_address) as client, stub(slow_server) as service:
-        running = busy(service)
-        let_it_be_read(service)
-        contexts = [
-            client.async_infer("slow", [tensor("x", rolling(1))], lambda **ended: cancelled.put(ended["error"]))
-            for _ in range(20)
-        ]
-        client.is_server_live()
-        staying = [service.ModelInfer.future(slow_request(2), timeout=PATIENCE_S) for _ in range(3)]
-        for context in contexts:
-            context.cancel()
-        for _ in contexts:
-            assert "CANCELLED" in str(cancelled.get(timeout=PATIENCE_S).status())
-        client.is_server_live()
-        assert not running.done(), f"{LONG} rows run for too short a time to tell"
-        for future, count in [(running, LONG), *((one, 2) for one in staying)]:
-            assert_rolled(future.result(PATIENCE_S), count)
-    assert moved(slow_server, before) == {"success": 4, "rows": LONG + 6, "runs": 4}
-
-
-def test_a_client_that_leaves_takes_its_stream_out_of_the_queue(slow_server: Server) -> None:
-    before = counts(slow_server)
-    with stub(slow_server) as service:
-        running = busy(service)
-        let_it_be_read(service)
-        with grpc.insecure_channel(slow_server.grpc_address) as gone:
-            leaving = service_pb2_grpc.GRPCInferenceServiceStub(gone)
-            bad = slow_request(1, model_version="99")
-            answers = leaving.ModelStreamInfer(iter([bad, *(slow_request(1) for _ in range(60))]))
-            assert "99" in next(answers).error_message
-            let_it_be_read(leaving)
-        let_it_be_read(service)
-        assert not running.done(), f"{LONG} rows run for too short a time to tell"
-        assert_rolled(running.result(PATIENCE_S), LONG)
-        assert_rolled(service.ModelInfer(slow_request(2)), 2)
-    assert moved(slow_server, before) == {"success": 2, "rows": LONG + 2, "runs": 2}
-
-
-def test_clients_that_leave_inside_a_stream_leave_nothing_behind(server: Server) -> None:
-    process = psutil.Process(server.process.pid)
-
-    def leave(count: int) -> None:
-        for _ in range(count):
-            with Connection(server.grpc_address) as connection:
-                stream = connection.open(grpc_headers(STREAM))
-                body = message(question(model_name="FP32")) * 100
-                connection.data(stream, body + body[:30], end=False)
-                connection.read_until(lambda found=connection.streams[stream]: len(found.body) > 1000)  # type: ignore[misc]
-
-    leave(5)
-    threads, files = process.num_threads(), process.num_fds()
-    leave(50)
-    deadline = asyncio.run(settled(lambda: process.num_fds() <= files and process.num_threads() <= threads))
-    assert deadline, (process.num_fds(), files, process.num_threads(), threads)
-
-
-async def settled(condition: Callable[[], bool]) -> bool:
-    """Wait until a condition holds; return whether it came to."""
-    for _ in range(int(PATIENCE_S / 0.02)):
-        if condition():
-            return True
-        await asyncio.sleep(0.02)
-    return False
-
-
-# Streams.
-
-
-def streamed(server: Server, requests: Sequence[Any], **call: Any) -> list[Any]:  # noqa: ANN401
-    with stub(server) as service:
-        return list(service.ModelStreamInfer(iter(requests), timeout=PATIENCE_S, **call))
-
-
-def request_of(index: int, **members: Any) -> Any:  # noqa: ANN401
-    value = rows(index, width=3)
-    given = {"name": "INPUT0", "datatype": "FP32", "shape": value.shape}
-    whole = {"model_name": "FP32", "id": str(index), **members}
-    return pb.ModelInferRequest(inputs=[given], raw_input_contents=[value.tobytes()], **whole)
-
-
-def test_a_stream_of_the_official_client_is_answered_in_order(client: triton.InferenceServerClient) -> None:
-    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    client.start_stream(lambda result, error: answers.put((result, error)))
-    for index in range(100):
-        client.async_stream_infer("FP32", [tensor("INPUT0", rows(index, width=3))], request_id=str(index))
-    client.async_stream_infer("nobody", [tensor("INPUT0", rows(0))], request_id="bad")
-    client.async_stream_infer("FP32", [tensor("INPUT0", rows(7, width=3))], request_id="last")
-    for index in range(100):
-        result, error = answers.get(timeout=PATIENCE_S)
-        assert error is None
-        assert result.get_response().id == str(index)
-        assert_same(result.as_numpy("OUTPUT0"), rows(index, width=3))
-    result, error = answers.get(timeout=PATIENCE_S)
-    assert result is None
-    assert "nobody" in error.message()
-    result, error = answers.get(timeout=PATIENCE_S)
-    assert (error, result.get_response().id) == (None, "last")
-    client.stop_stream()
-    assert answers.empty()
-
-
-def test_five_hundred_requests_in_one_stream_are_answered_in_order(server: Server) -> None:
-    """Slow and quick models take turns: a quick answer waits for the slow one before it."""
-    models = ["wide", "FP32", "FP32"]
-    answers = streamed(server, [request_of(index, model_name=models[index % 3]) for index in range(500)])
-    assert [answer.infer_response.id for answer in answers] == [str(index) for index in range(500)]
-    for index, answer in enumerate(answers):
-        assert answer.error_message == ""
-        assert answer.infer_response.parameters["triton_final_response"].bool_param
-        assert list(answer.infer_response.raw_output_contents) == [rows(index, width=3).tobytes()]
-
-
-def test_a_quick_answer_waits_for_the_slow_one_that_was_asked_before(slow_server: Server) -> None:
-    requests = [slow_request(5, id="slow"), slow_request(1, id="bad", model_version="99"), slow_request(1, id="quick")]
-    answers = streamed(slow_server, requests)
-    assert [answer.infer_response.id for answer in answers] == ["slow", "bad", "quick"]
-    assert [bool(answer.error_message) for answer in answers] == [False, True, False]
-    assert list(answers[0].infer_response.raw_output_contents) == [rolled(5).tobytes()]
-
-
-def test_an_error_ends_the_stream_where_its_caller_says_so(server: Server) -> None:
-    requests = [request_of(0), request_of(1, model_name="nobody"), request_of(2)]
-    with stub(server) as service:
-        answers = service.ModelStreamInfer(iter(requests), metadata=[("triton_grpc_error", "true")], timeout=PATIENCE_S)
-        assert next(answers).infer_response.id == "0"
-        with pytest.raises(grpc.RpcError) as caught:
-            next(answers)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert "nobody" in caught.value.details()
-    assert ("axon-field", "model_name") in caught.value.trailing_metadata()
-
-
-def test_a_stream_that_runs_ahead_of_its_answers_is_held_back_and_its_connection_lives(slow_server: Server) -> None:
-    """However small its requests are, which come in a frame each."""
-    with Connection(slow_server.grpc_address) as connection:
-        connection.ping()
-        stream = connection.open(grpc_headers(STREAM))
-        connection.data(stream, message(slow_request(LONG).SerializeToString()), end=False)
-        small, sent = message(question(model_name="FP32")), 0
-        while connection.room(stream) >= len(small) and not connection.closed:
-            connection.data(stream, small, end=False)
-            sent += 1
-        connection.ping()
-        assert sent > 1000
-        assert not connection.closed, connection.goaway
-        assert not connection.streams[stream].body, f"{LONG} rows run for too short a time to tell"
-        live = connection.request(grpc_headers(f"{SERVICE}ServerLive"), message(b""))
-        assert live.metadata["grpc-status"] == "0"
-        # The answer of the first opens the window again.
-        connection.read_until(lambda: connection.room(stream) >= len(small))
-        assert not connection.closed, connection.goaway
-
-
-@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_a_stream_may_be_compressed(server: Server, compression: grpc.Compression) -> None:
-    answers = streamed(server, [request_of(index) for index in range(20)], compression=compression)
-    for index, answer in enumerate(answers):
-        assert list(answer.infer_response.raw_output_contents) == [rows(index, width=3).tobytes()]
-
-
-def test_a_stream_without_requests_ends_well(server: Server) -> None:
-    assert streamed(server, []) == []
-
-
-def test_many_streams_of_one_connection_do_not_wait_for_each_other(server: Server) -> None:
-    with stub(server) as service:
-        waiting: queue.Queue[Any] = queue.Queue()
-        idle = service.ModelStreamInfer(iter(waiting.get, None), timeout=PATIENCE_S)
-
-        def ask(worker: int) -> list[str]:
-            requests = [request_of(index, id=f"{worker}-{index}") for index in range(50)]
-            answers = service.ModelStreamInfer(iter(requests), timeout=PATIENCE_S)
-            return [answer.infer_response.id for answer in answers]
-
-        with ThreadPoolExecutor(8) as pool:
-            for worker, ids in enumerate(pool.map(ask, range(8))):
-                assert ids == [f"{worker}-{index}" for index in range(50)]
-        waiting.put(request_of(0))
-        assert next(idle).infer_response.id == "0"
-        waiting.put(None)
-        assert list(idle) == []
-
-
-# Statistics, shutdown, health, reflection, asyncio.
-
-
 def test_statistics_add_up_under_load_over_both_protocols(server: Server) -> None:
     def ask(worker: int) -> int:
         kind = triton if worker % 2 else triton_http
@@ -611,32 +319,6 @@ def test_statistics_add_up_under_load_over_both_protocols(server: Server) -> Non
     assert (found.inference_count, found.execution_count) == (after["inference_count"], after["execution_count"])
     assert [(batch.batch_size, batch.compute_infer.count) for batch in found.batch_stats] == batches
     assert {(one.name, one.version) for one in every} >= {("layout", "1"), ("layout", "3"), ("two", "1")}
-
-
-def test_a_shutdown_answers_what_has_come_and_takes_no_more(tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = save(slow(20), tmp_path_factory.mktemp("model") / "slow.onnx")
-    with serving(path, "--instances", "1", "--no-batching") as server, stub(server) as service:
-        unary = [service.ModelInfer.future(slow_request(10), timeout=PATIENCE_S) for _ in range(3)]
-        questions: queue.Queue[Any] = queue.Queue()
-        answers = service.ModelStreamInfer(iter(questions.get, None), timeout=PATIENCE_S)
-        questions.put(slow_request(1, id="bad", model_version="99"))
-        assert next(answers).error_message
-        for index in range(3):
-            questions.put(slow_request(5, id=str(index)))
-        questions.put(None)
-        # Answers to a bad question come when those before it were read; one of another stream says that all were.
-        let_it_be_read(service)
-        server.process.terminate()
-        for future in unary:
-            assert_rolled(future.result(), 10)
-        for index, answer in enumerate(answers):
-            assert answer.infer_response.id == str(index)
-            assert list(answer.infer_response.raw_output_contents) == [rolled(5).tobytes()]
-        assert index == 2
-        server.process.wait(PATIENCE_S)
-        with pytest.raises(grpc.RpcError) as caught:
-            service.ModelInfer(slow_request(1), timeout=PATIENCE_S)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_health_is_readiness(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
