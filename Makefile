@@ -12,7 +12,7 @@ unexport MAKEFLAGS MFLAGS
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.axon-stamp
-SOURCES := Cargo.toml Cargo.lock pyproject.toml \
+SOURCES := Cargo.toml Cargo.lock pyproject.toml constraints.txt \
 	$(shell find crates -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) \
 	$(shell find python/axon \( -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print 2>/dev/null)
 
@@ -45,7 +45,7 @@ $(STAMP): $(SOURCES)
 	@scripts/setup.sh
 	@test -x $(VENV)/bin/python || "$$PYTHON" -m venv --clear $(VENV)
 	@echo "Building Axon into $(VENV) (minutes the first time, seconds after that) ..."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[dev]'
 	@touch $@
 
 serve: $(STAMP) ## Serve the digit classifier in the foreground
