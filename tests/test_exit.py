@@ -30,6 +30,7 @@ import numpy as np
 import axon
 from axon import sync
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also below a shell that ignores it for what it starts
 config = axon.ModelConfig(batching=False, instances=2)
 blocking = sync.InferenceServer.load(sys.argv[1], config=config)
 waiting = axon.InferenceServer(blocking._native)

@@ -61,7 +61,7 @@ def checkout(tmp_path: Path) -> Path:
     """Return a copy of what the set-up needs, with nothing built."""
     copy = tmp_path / "axon"
     copy.mkdir()
-    for name in ("Makefile", "Cargo.toml", "Cargo.lock", "pyproject.toml"):
+    for name in ("Makefile", "Cargo.toml", "Cargo.lock", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, copy)
     for name in ("scripts", "crates", "python"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("target", "__pycache__"))

@@ -90,7 +90,7 @@ def test_two_commands_do_all_and_ci_runs_the_one_that_tests() -> None:
 
 def test_installing_is_what_the_set_up_does() -> None:
     assert PIP == ["pip install ."]
-    assert re.search(r"-m pip install (?:--\S+ )*'\.\[dev\]'", MAKEFILE)
+    assert re.search(r"-m pip install (?:--\S+ |constraints\.txt )*'\.\[dev\]'", MAKEFILE)
 
 
 @pytest.mark.parametrize("command", SERVE)
