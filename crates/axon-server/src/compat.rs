@@ -125,7 +125,9 @@ pub fn triton(error: &Error, context: Context<'_>) -> Told {
             UNAVAILABLE,
             format!("Request for unknown model: '{}' version {version} is not at ready state", Name(name)),
         ),
-        Reason::QueueFull => told(UNAVAILABLE, "Exceeds maximum queue size".to_owned()),
+        Reason::QueueFull | Reason::PredictedMiss => {
+            told(UNAVAILABLE, "Exceeds maximum queue size".to_owned())
+        }
         Reason::Expired => told(UNAVAILABLE, "Request timeout expired".to_owned()),
         Reason::Stopping => told(
             UNAVAILABLE,

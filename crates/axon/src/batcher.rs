@@ -1,114 +1,72 @@
-//! Groups the waiting requests of one model into batches.
+//! Groups the waiting requests of one model into batches, and refuses those that could not be answered in time.
 //!
 //! A pure state machine: the caller passes in every moment, so the same calls always form the same batches.
 //! `scheduler` drives it in production and `simulation` drives it under test. It knows neither what a request
 //! holds nor how it is answered: `R` is handed back as it came.
 //!
-//! The rule: a batch is formed only when an instance is free, never before, and nothing waits on purpose. While
-//! the instances are busy the queue batches itself. Requests whose rows differ in shape never share a batch, and
-//! do not block each other: each shape has its own lane, and the lane whose head waited longest goes first.
+//! The rule: a batch is formed only when an instance is free, never before, and nothing waits on purpose unless the
+//! model's owner says so. While the instances are busy the queue batches itself. Requests whose rows differ in shape
+//! never share a batch, and do not block each other: each shape has its own queue. The most urgent class goes first,
+//! then the earliest deadline, then the first to arrive. What a run will take is learned from every run; a request
+//! that is foretold to miss its deadline is refused at arrival, or given up in the queue where a later one can be
+//! saved by it.
 //!
 //! Invariants: a batch has at most `max_batch_rows` rows, or is one larger request alone; its requests share one
-//! key and leave in arrival order; a batch is maximal, so the next request of its lane would not have fitted; no
-//! request starts at or after its deadline; the queue's bounds hold; every accepted request leaves exactly once,
-//! by `poll`, `cancel` or `close`.
+//! key and leave in order; no request starts at or after its deadline; the queue's bounds hold; every accepted request
+//! leaves exactly once, by `push`, `poll`, `cancel` or `close`.
 
+mod cut;
+mod estimator;
+mod insight;
+mod line;
 #[cfg(test)]
 pub(crate) mod planted;
+mod queue;
+mod types;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
 
-/// Names an accepted request; later requests have greater ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(u64);
+use cut::Moment;
+use line::Rank;
+use queue::{Entry, Queue, Shape};
 
-impl RequestId {
-    /// The id as a number, for logs and hashes.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        self.0
-    }
-}
+pub use estimator::{Estimator, Learned};
+pub use types::{
+    Accepted, Action, Batch, BatchId, Class, Limits, Refused, Rejected, RequestId, Rules, Waiting,
+};
 
-/// The bounds of one queue.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The most rows that are run together; a request of more rows runs alone.
-    pub max_batch_rows: NonZeroUsize,
-    /// The most requests that wait. One more is refused.
-    pub max_queue_size: NonZeroUsize,
-    /// The most input bytes that wait. More is refused, unless nothing waits.
-    pub max_queue_bytes: usize,
-}
+/// The most shapes whose run times are learned apart; the others share what is learned of all.
+const MAX_ESTIMATES: usize = 64;
 
-/// A request as the batcher sees it.
-#[derive(Clone, Debug)]
-pub struct Waiting<K, R> {
-    /// Requests with equal keys may share a batch.
-    pub key: K,
-    /// Its rows, at least 1.
-    pub rows: usize,
-    /// Its input bytes.
-    pub bytes: usize,
-    /// When its answer is no longer wanted.
-    pub deadline: Instant,
-    /// What the caller knows it by.
-    pub request: R,
-}
+/// The most other shapes that are asked how much of theirs comes first.
+const SHAPES_ASKED: usize = 16;
 
-/// Why a request is refused at arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejected {
-    /// `max_queue_size` requests wait already: try again later.
-    QueueFull,
-    /// `max_queue_bytes` of inputs wait already: try again later.
-    QueueBytesFull,
-    /// The deadline is not after `now`.
-    Expired,
-    /// The queue has been closed.
-    Closed,
-}
-
-/// What an instance takes to run.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Batch<R> {
-    /// The requests in arrival order; never empty.
-    pub requests: Vec<R>,
-    /// Their rows together.
-    pub rows: usize,
-}
-
-/// What to do now.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Action<R> {
-    /// Requests whose deadline has passed, earliest deadline first: answer them, never run them.
-    pub expired: Vec<R>,
-    /// What the free instance runs; `None` when nothing waits or no instance is free.
-    pub batch: Option<Batch<R>>,
-}
-
+/// A batch that an instance runs.
 #[derive(Debug)]
-struct Entry<R> {
-    id: RequestId,
+struct Running<K> {
+    id: BatchId,
+    key: K,
     rows: usize,
-    bytes: usize,
-    deadline: Instant,
-    request: R,
+    ends: Instant,
 }
 
-/// The waiting requests of one model. `K` orders lanes only where it must; any total order will do.
+/// The waiting requests of one model. `K` orders shapes only where it must; any total order will do.
 #[derive(Debug)]
 pub struct Batcher<K, R> {
-    limits: Limits,
-    lanes: BTreeMap<K, VecDeque<Entry<R>>>,
-    /// The lanes by their head's id, so that the longest wait is found first.
-    heads: BTreeMap<RequestId, K>,
-    deadlines: BTreeSet<(Instant, RequestId)>,
-    keys: BTreeMap<RequestId, K>,
-    bytes: usize,
-    next_id: u64,
+    rules: Rules,
+    /// What runs take, whatever their shape.
+    estimator: Estimator,
+    /// What they take by shape, of the first [`MAX_ESTIMATES`] shapes.
+    estimates: BTreeMap<K, Estimator>,
+    queue: Queue<K, R>,
+    /// One for each busy instance.
+    running: Vec<Running<K>>,
+    next_number: u64,
+    next_batch: u64,
+    /// No batch may be foretold to run longer, unless one request alone does.
+    longest: Option<Duration>,
     closed: bool,
     #[cfg(test)]
     plant: Option<planted::Plant<R>>,
@@ -117,15 +75,16 @@ pub struct Batcher<K, R> {
 impl<K: Ord + Clone, R> Batcher<K, R> {
     /// An empty queue.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(rules: Rules) -> Self {
         Self {
-            limits,
-            lanes: BTreeMap::new(),
-            heads: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
-            keys: BTreeMap::new(),
-            bytes: 0,
-            next_id: 0,
+            estimator: Estimator::seeded(&rules.curve),
+            rules,
+            estimates: BTreeMap::new(),
+            queue: Queue::new(RandomState::new().hash_one(())),
+            running: Vec::new(),
+            next_number: 0,
+            next_batch: 0,
+            longest: None,
             closed: false,
             #[cfg(test)]
             plant: None,
@@ -136,40 +95,106 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     ///
     /// # Errors
     /// The reason, with the request, when it is not accepted.
-    pub fn push(&mut self, waiting: Waiting<K, R>, now: Instant) -> Result<RequestId, (Rejected, R)> {
-        let Waiting { key, rows, bytes, deadline, request } = waiting;
-        if let Some(reason) = self.reason_to_reject(bytes, deadline, now) {
-            return Err((reason, request));
-        }
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
+    pub fn push(&mut self, waiting: Waiting<K, R>, now: Instant) -> Result<Accepted<R>, Refused<R>> {
+        let Waiting { key, class, rows, bytes, deadline, request } = waiting;
+        let rank = (deadline, self.next_number);
+        let probe = match self.check(&key, class, rows, rank, now) {
+            Ok(probe) => probe,
+            Err(reason) => return Err(Refused { reason, request }),
+        };
+        let displaced = match self.make_room(class, bytes) {
+            Ok(displaced) => displaced,
+            Err(reason) => return Err(Refused { reason, request }),
+        };
         #[cfg(test)]
         self.plant_in_push();
-        self.bytes += bytes;
-        self.deadlines.insert((deadline, id));
-        self.keys.insert(id, key.clone());
-        let lane = self.lanes.entry(key.clone()).or_default();
-        if lane.is_empty() {
-            self.heads.insert(id, key);
-        }
-        lane.push_back(Entry { id, rows, bytes, deadline, request });
-        Ok(id)
+        let rank = (deadline, self.next_number);
+        self.next_number += 1;
+        let entry = Entry { rank, rows, bytes, arrived: now, probe, request };
+        let place = self.queue.insert(key, class, entry);
+        Ok(Accepted { id: RequestId { number: rank.1, deadline, class, place }, displaced })
     }
 
-    fn reason_to_reject(&self, bytes: usize, deadline: Instant, now: Instant) -> Option<Rejected> {
+    /// Whether the request may wait; `true` when it is let in to see whether what is foretold still holds.
+    fn check(&self, key: &K, class: Class, rows: usize, rank: Rank, now: Instant) -> Result<bool, Rejected> {
+        let deadline = rank.0;
         #[cfg(test)]
-        if self.plant_in_reason(deadline, now) {
+        if let Some(result) = self.plant_in_check(deadline, now) {
+            return result;
+        }
+        if self.closed {
+            return Err(Rejected::Closed);
+        }
+        if deadline <= now {
+            return Err(Rejected::Expired);
+        }
+        if self.rules.class_sizes.get(&class).is_some_and(|most| self.queue.count_of(class) >= most.get()) {
+            return Err(Rejected::QueueFull);
+        }
+        let wait = self.foretell(key, class, rows, rank, now);
+        #[cfg(test)]
+        let wait = self.plant_in_foretold(wait);
+        let left = deadline - now;
+        if wait <= left {
+            return Ok(false);
+        }
+        let idle = self.queue.length == 0 && self.running.is_empty();
+        if idle && self.estimate(key).is_doubtful(left, now) {
+            return Ok(true);
+        }
+        Err(Rejected::PredictedMiss { wait })
+    }
+
+    /// From `now` to the answer of a request that would arrive, when all goes well.
+    fn foretell(&self, key: &K, class: Class, rows: usize, rank: Rank, now: Instant) -> Duration {
+        let estimator = self.estimate(key);
+        let busy = self.running.len() >= self.rules.instances;
+        let first_free = if busy { self.running.iter().map(|running| running.ends).min() } else { None };
+        let residual = first_free.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
+        let ahead = self.rows_ahead(class, rank) as f64 / self.rate(key);
+        let ahead = Duration::try_from_secs_f64(ahead).unwrap_or(Duration::MAX);
+        residual.saturating_add(ahead).saturating_add(estimator.bound(rows))
+    }
+
+    /// The rows that are served before `rank` of `class`.
+    fn rows_ahead(&self, class: Class, rank: Rank) -> usize {
+        let heads = self.queue.heads.iter().take_while(|head| (head.0, head.1) < (class, rank));
+        let shapes = heads.take(SHAPES_ASKED).filter_map(|head| self.queue.shape(head.2));
+        let ahead = |shape: &Shape<K, R>| -> usize {
+            let lines = shape.lines.range(..=class);
+            lines
+                .map(|(&of, line)| if of < class { line.line.rows() } else { line.line.before(rank).1 })
+                .sum()
+        };
+        shapes.map(ahead).sum()
+    }
+
+    /// Takes less urgent requests out of a full queue, when that makes room enough.
+    fn make_room(&mut self, class: Class, bytes: usize) -> Result<Vec<R>, Rejected> {
+        #[cfg(test)]
+        let class = self.plant_in_displace(class);
+        let mut displaced = Vec::new();
+        let (staying, their_bytes) = self.queue.as_urgent_as(class);
+        if let Some(reason) = self.is_full(staying, their_bytes, bytes) {
+            return Err(reason);
+        }
+        while self.is_full(self.queue.length, self.queue.bytes, bytes).is_some() {
+            displaced.push(self.displace(class).ok_or(Rejected::QueueFull)?);
+        }
+        Ok(displaced)
+    }
+
+    /// Why `bytes` more cannot wait beside so many requests of so many bytes.
+    fn is_full(&self, length: usize, waiting: usize, bytes: usize) -> Option<Rejected> {
+        #[cfg(test)]
+        if self.plant_in_full(length) {
             return None;
         }
-        let too_many_bytes =
-            self.bytes.checked_add(bytes).is_none_or(|bytes| bytes > self.limits.max_queue_bytes);
-        if self.closed {
-            Some(Rejected::Closed)
-        } else if deadline <= now {
-            Some(Rejected::Expired)
-        } else if self.len() >= self.limits.max_queue_size.get() {
+        let limits = &self.rules.limits;
+        let too_many_bytes = waiting.checked_add(bytes).is_none_or(|bytes| bytes > limits.max_queue_bytes);
+        if length >= limits.max_queue_size.get() {
             Some(Rejected::QueueFull)
-        } else if too_many_bytes && !self.is_empty() {
+        } else if too_many_bytes && length > 0 {
             // A lone request is let in whatever its size: the wire has its own limit, and refusing it for ever
             // with "try again later" would be a lie.
             Some(Rejected::QueueBytesFull)
@@ -178,79 +203,234 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         }
     }
 
-    /// Takes out what has expired at `now` and, when an instance is free, the batch that it runs next.
+    /// Takes the last of the least urgent class, if that is less urgent than `class`.
+    fn displace(&mut self, class: Class) -> Option<R> {
+        let (place, least, rank) = self.queue.least_urgent().filter(|&(_, least, _)| least > class)?;
+        self.take(place, least, rank).map(|entry| entry.request)
+    }
+
+    /// Takes out what has expired at `now`, what cannot be in time any more, and, when an instance is free, the batch
+    /// that it runs next.
     pub fn poll(&mut self, now: Instant, instance_free: bool) -> Action<R> {
         #[cfg(test)]
         if let Some(action) = self.plant_in_poll(now, instance_free) {
             return action;
         }
         let expired = self.expire(now);
-        let batch = if instance_free { self.form() } else { None };
-        Action { expired, batch }
+        let mut shed = Vec::new();
+        let batch = if instance_free { self.form(now, &mut shed) } else { None };
+        Action { expired, shed, batch }
     }
 
-    /// The longest prefix that fits of the lane whose head waited longest.
-    fn form(&mut self) -> Option<Batch<R>> {
-        let (_, key) = self.heads.first_key_value()?;
-        let key = key.clone();
-        #[cfg(test)]
-        let key = self.plant_in_choice(key)?;
-        let mut batch = Batch { requests: Vec::new(), rows: 0 };
-        while let Some(front) = self.lanes.get(&key).and_then(VecDeque::front) {
-            let rows = batch.rows.saturating_add(front.rows);
-            if rows > self.limits.max_batch_rows.get() && !batch.requests.is_empty() {
-                break;
-            }
+    /// The batch that is served next.
+    fn form(&mut self, now: Instant, shed: &mut Vec<R>) -> Option<Batch<R>> {
+        loop {
+            let (class, _, place) = self.queue.heads.iter().copied().find(|head| self.is_ripe(*head, now))?;
             #[cfg(test)]
-            if self.plant_in_growth(&batch) {
-                break;
+            let (class, place) = self.plant_in_choice((class, place))?;
+            if self.shed_hopeless(place, class, now, shed) {
+                continue;
             }
-            let entry = self.pop_front(&key)?;
-            self.forget(&entry);
-            batch.rows = rows;
-            batch.requests.push(entry.request);
+            let key = self.queue.shape(place)?.key.clone();
+            let cut = self.cut(place, class, now)?;
+            shed.extend(self.take_first(place, class, cut.shed).into_iter().map(|entry| entry.request));
+            let mut entries = self.take_first(place, class, cut.take);
+            self.fill(place, class, now, &mut entries);
+            let batch = self.start(key, entries, now);
+            #[cfg(test)]
+            let batch = self.plant_in_batch(batch, place);
+            return Some(batch);
         }
-        #[cfg(test)]
-        self.plant_in_batch(&mut batch, &key);
-        Some(batch)
     }
 
-    fn pop_front(&mut self, key: &K) -> Option<Entry<R>> {
-        let lane = self.lanes.get_mut(key)?;
-        let entry = lane.pop_front()?;
-        self.heads.remove(&entry.id);
-        match lane.front() {
-            Some(next) => {
-                self.heads.insert(next.id, key.clone());
-            }
-            None => {
-                self.lanes.remove(key);
+    fn start(&mut self, key: K, entries: Vec<Entry<R>>, now: Instant) -> Batch<R> {
+        let rows = entries.iter().fold(0_usize, |rows, entry| rows.saturating_add(entry.rows));
+        let id = BatchId(self.next_batch);
+        self.next_batch += 1;
+        let ends = now + self.estimate(&key).predict(rows).min(Duration::from_secs(3600));
+        self.running.push(Running { id, key, rows, ends });
+        Batch { id, requests: entries.into_iter().map(|entry| entry.request).collect(), rows }
+    }
+
+    /// True unless the shape is kept waiting for more requests.
+    fn is_ripe(&self, head: (Class, Rank, usize), now: Instant) -> bool {
+        self.ripens(head).is_none_or(|at| at <= now)
+    }
+
+    /// When a shape is not kept waiting any more; `None` when it is not at all.
+    fn ripens(&self, (class, rank, place): (Class, Rank, usize)) -> Option<Instant> {
+        if self.rules.max_delay.is_zero() {
+            return None;
+        }
+        let shape = self.queue.shape(place)?;
+        let rows: usize = shape.lines.values().map(|line| line.line.rows()).sum();
+        let estimator = self.estimate(&shape.key);
+        let preferred = self.rules.preferred_rows.first().copied();
+        if self.closed || rows >= preferred.unwrap_or(usize::MAX).min(self.most_rows(estimator)) {
+            return None;
+        }
+        let arrived = shape.lines.get(&class)?.line.get(rank)?.arrived;
+        // Never so long that the first one misses its deadline by it.
+        let latest = rank.0.checked_sub(estimator.bound(rows))?;
+        Some((arrived + self.rules.max_delay).min(latest))
+    }
+
+    /// Gives up the first requests of a line that could not even be in time alone; true when there were any.
+    fn shed_hopeless(&mut self, place: usize, class: Class, now: Instant, shed: &mut Vec<R>) -> bool {
+        #[cfg(test)]
+        if self.plant_in_shed() {
+            return false;
+        }
+        let mut any = false;
+        while let Some(entry) = self.hopeless(place, class, now) {
+            shed.push(entry.request);
+            any = true;
+        }
+        any
+    }
+
+    fn hopeless(&mut self, place: usize, class: Class, now: Instant) -> Option<Entry<R>> {
+        let shape = self.queue.shape(place)?;
+        let line = &shape.lines.get(&class)?.line;
+        let rank = line.first()?;
+        let entry = line.get(rank)?;
+        let moment = self.moment(&shape.key, now);
+        if entry.probe || moment.in_time(entry.rows, rank.0) {
+            return None;
+        }
+        self.take(place, class, rank)
+    }
+
+    fn cut(&self, place: usize, class: Class, now: Instant) -> Option<cut::Cut> {
+        let shape = self.queue.shape(place)?;
+        let line = &shape.lines.get(&class)?.line;
+        let moment = self.moment(&shape.key, now);
+        #[cfg(test)]
+        if let Some(cut) = self.plant_in_cut(line, &moment) {
+            return Some(cut);
+        }
+        if line.first().and_then(|rank| line.get(rank)).is_some_and(|entry| entry.probe) {
+            return Some(cut::Cut { shed: 0, take: 1 });
+        }
+        let mut cut = moment.choose(line);
+        // Of the sizes that the owner prefers, the largest that is there.
+        let rows = line.rows_of_first(cut.shed + cut.take) - line.rows_of_first(cut.shed);
+        if let Some(&size) = self.rules.preferred_rows.iter().rev().find(|&&size| size <= rows) {
+            let until = line.count_within(line.rows_of_first(cut.shed).saturating_add(size));
+            cut.take = until.saturating_sub(cut.shed).max(1);
+        }
+        Some(cut)
+    }
+
+    /// Adds less urgent requests of the same shape where the batch has room and all of it stays in time.
+    fn fill(&mut self, place: usize, class: Class, now: Instant, entries: &mut Vec<Entry<R>>) {
+        #[cfg(test)]
+        if self.plant_in_fill(entries.len()) {
+            return;
+        }
+        while let Some((class, rank)) = self.filler(place, class, now, entries) {
+            match self.take(place, class, rank) {
+                Some(entry) => entries.push(entry),
+                None => break,
             }
         }
+    }
+
+    fn filler(
+        &self,
+        place: usize,
+        class: Class,
+        now: Instant,
+        entries: &[Entry<R>],
+    ) -> Option<(Class, Rank)> {
+        let shape = self.queue.shape(place)?;
+        // What is left of the class itself did not fit.
+        if shape.lines.contains_key(&class)
+            || !self.rules.preferred_rows.is_empty()
+            || entries.iter().any(|entry| entry.probe)
+        {
+            return None;
+        }
+        let (&class, line) = shape.lines.first_key_value()?;
+        let rank = line.line.first()?;
+        let entry = line.line.get(rank)?;
+        let rows = entries.iter().fold(entry.rows, |rows, entry| rows.saturating_add(entry.rows));
+        let moment = self.moment(&shape.key, now);
+        let earliest = entries.iter().map(|entry| entry.rank.0).min()?.min(rank.0);
+        (rows <= moment.most_rows && moment.in_time(rows, earliest)).then_some((class, rank))
+    }
+
+    fn moment(&self, key: &K, now: Instant) -> Moment<'_> {
+        let estimator = self.estimate(key);
+        Moment {
+            now,
+            estimator,
+            most_rows: self.most_rows(estimator),
+            instances: self.rules.instances.max(1),
+        }
+    }
+
+    /// What runs of a shape take.
+    fn estimate(&self, key: &K) -> &Estimator {
+        self.estimates.get(key).unwrap_or(&self.estimator)
+    }
+
+    /// The most rows of a batch, which other models may make fewer.
+    fn most_rows(&self, estimator: &Estimator) -> usize {
+        let most = self.rules.limits.max_batch_rows.get();
+        let Some(longest) = self.longest else { return most };
+        let (mut low, mut high) = (1, most);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if estimator.predict(middle) <= longest { low = middle } else { high = middle - 1 }
+        }
+        low
+    }
+
+    /// A batch has ended at `now`. `took` is what it ran; `None` when that says nothing of other runs, as after a
+    /// failure.
+    pub fn finish(&mut self, id: BatchId, took: Option<Duration>, now: Instant) {
+        let Some(position) = self.running.iter().position(|running| running.id == id) else { return };
+        let Running { key, rows, .. } = self.running.swap_remove(position);
+        let Some(took) = took else { return };
+        self.estimator.observe(rows, took, now);
+        if let Some(estimate) = self.estimates.get_mut(&key) {
+            estimate.observe(rows, took, now);
+        } else if self.estimates.len() < MAX_ESTIMATES {
+            self.estimates.insert(key, self.estimator.clone());
+        }
+    }
+
+    fn take(&mut self, place: usize, class: Class, rank: Rank) -> Option<Entry<R>> {
+        let entry = self.queue.take(place, class, rank)?;
+        #[cfg(test)]
+        self.plant_in_accounts(&entry);
         Some(entry)
     }
 
-    /// Removes an accepted request that has left its lane from the accounts.
-    fn forget(&mut self, entry: &Entry<R>) {
-        self.bytes -= entry.bytes;
-        self.deadlines.remove(&(entry.deadline, entry.id));
-        self.keys.remove(&entry.id);
+    fn take_first(&mut self, place: usize, class: Class, count: usize) -> Vec<Entry<R>> {
+        let entries = self.queue.take_first(place, class, count);
         #[cfg(test)]
-        self.plant_in_accounts(entry);
+        for entry in &entries {
+            self.plant_in_accounts(entry);
+        }
+        #[cfg(test)]
+        self.plant_in_bytes(&entries);
+        entries
     }
 
     /// Takes the requests whose deadline is at or before `now`; they are never run.
     fn expire(&mut self, now: Instant) -> Vec<R> {
         let mut expired = Vec::new();
-        while let Some(&(deadline, id)) = self.deadlines.first() {
-            if deadline > now {
+        while let Some((&rank, &(place, class))) = self.queue.deadlines.first_key_value() {
+            if rank.0 > now {
                 break;
             }
-            match self.take(id) {
-                Some(request) => expired.push(request),
+            match self.take(place, class, rank) {
+                Some(entry) => expired.push(entry.request),
                 // Unreachable while the accounts agree; removing the line keeps the loop finite all the same.
                 None => {
-                    self.deadlines.remove(&(deadline, id));
+                    self.queue.deadlines.remove(&rank);
                 }
             }
         }
@@ -263,30 +443,15 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if let std::ops::ControlFlow::Break(returned) = self.plant_in_cancel(id) {
             return returned;
         }
-        self.take(id)
+        self.take(id.place, id.class, (id.deadline, id.number)).map(|entry| entry.request)
     }
 
-    fn take(&mut self, id: RequestId) -> Option<R> {
-        let key = self.keys.get(&id)?.clone();
-        let lane = self.lanes.get_mut(&key)?;
-        let position = lane.binary_search_by_key(&id, |entry| entry.id).ok()?;
-        let entry = if position == 0 { self.pop_front(&key)? } else { lane.remove(position)? };
-        self.forget(&entry);
-        Some(entry.request)
-    }
-
-    /// Takes everything that waits; later pushes are refused with [`Rejected::Closed`].
+    /// Takes everything that waits, in the order of arrival; later pushes are refused with [`Rejected::Closed`].
     pub fn close(&mut self) -> Vec<R> {
         self.closed = true;
-        self.heads.clear();
-        self.deadlines.clear();
-        self.keys.clear();
-        self.bytes = 0;
-        let lanes = std::mem::take(&mut self.lanes);
-        let mut entries: Vec<_> = lanes.into_values().flatten().collect();
-        entries.sort_by_key(|entry| entry.id);
+        let entries = self.queue.clear();
         #[cfg(test)]
-        self.plant_in_close(&mut entries);
+        let entries = self.plant_in_close(entries);
         entries.into_iter().map(|entry| entry.request).collect()
     }
 
@@ -295,131 +460,40 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         self.closed = true;
     }
 
-    /// The earliest deadline among the waiting requests.
+    /// When to poll next if nothing else happens: at the earliest deadline, or when a shape that is kept waiting after
+    /// `now` is not any more.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.queue.deadlines.first_key_value().map(|(rank, _)| rank.0);
+        let ripens = self.queue.heads.iter().take(SHAPES_ASKED).filter_map(|&head| self.ripens(head));
+        let ripens = ripens.filter(|&at| at > now).min();
+        deadline.into_iter().chain(ripens).min()
+    }
+
+    /// True when a free instance would be given a batch at `now`.
+    #[must_use]
+    pub fn has_work(&self, now: Instant) -> bool {
+        self.queue.heads.iter().any(|&head| self.is_ripe(head, now))
     }
 
     /// The waiting requests.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.queue.length
     }
 
     /// True when nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.queue.length == 0
     }
 
     /// The input bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.queue.bytes
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    struct Queue {
-        batcher: Batcher<u8, u32>,
-        start: Instant,
-    }
-
-    impl Queue {
-        fn new(max_batch_rows: usize, max_queue_size: usize) -> Self {
-            let bound = |number| NonZeroUsize::new(number).unwrap();
-            let limits = Limits {
-                max_batch_rows: bound(max_batch_rows),
-                max_queue_size: bound(max_queue_size),
-                max_queue_bytes: 1000,
-            };
-            Self { batcher: Batcher::new(limits), start: Instant::now() }
-        }
-
-        fn at(&self, ms: u64) -> Instant {
-            self.start + Duration::from_millis(ms)
-        }
-
-        fn push(
-            &mut self,
-            request: u32,
-            key: u8,
-            rows: usize,
-            deadline_ms: u64,
-        ) -> Result<RequestId, Rejected> {
-            let waiting = Waiting { key, rows, bytes: 100, deadline: self.at(deadline_ms), request };
-            self.batcher.push(waiting, self.start).map_err(|(reason, _)| reason)
-        }
-
-        fn batch(&mut self, ms: u64) -> Option<Vec<u32>> {
-            self.batcher.poll(self.at(ms), true).batch.map(|batch| batch.requests)
-        }
-    }
-
-    #[test]
-    fn a_batch_is_the_longest_prefix_that_fits() {
-        let mut queue = Queue::new(4, 10);
-        for (request, rows) in [(0, 1), (1, 2), (2, 2), (3, 1), (4, 9), (5, 1)] {
-            queue.push(request, 0, rows, 1000).unwrap();
-        }
-        assert_eq!(queue.batcher.poll(queue.start, false).batch, None);
-        let batches: Vec<_> = std::iter::from_fn(|| queue.batch(1)).collect();
-        assert_eq!(batches, [vec![0, 1], vec![2, 3], vec![4], vec![5]]);
-        assert!(queue.batcher.is_empty());
-        assert_eq!(queue.batcher.bytes(), 0);
-    }
-
-    #[test]
-    fn shapes_do_not_mix_and_do_not_block_each_other() {
-        let mut queue = Queue::new(4, 10);
-        for (request, key) in [(0, 7), (1, 3), (2, 7), (3, 3), (4, 7)] {
-            queue.push(request, key, 1, 1000).unwrap();
-        }
-        let batches: Vec<_> = std::iter::from_fn(|| queue.batch(1)).collect();
-        assert_eq!(batches, [vec![0, 2, 4], vec![1, 3]]);
-    }
-
-    #[test]
-    fn a_request_that_expired_is_never_run() {
-        let mut queue = Queue::new(4, 10);
-        queue.push(0, 0, 1, 50).unwrap();
-        queue.push(1, 0, 1, 20).unwrap();
-        queue.push(2, 0, 1, 21).unwrap();
-        assert_eq!(queue.batcher.next_deadline(), Some(queue.at(20)));
-        let action = queue.batcher.poll(queue.at(20), true);
-        assert_eq!((action.expired, action.batch.map(|batch| batch.requests)), (vec![1], Some(vec![0, 2])));
-        assert_eq!(queue.push(3, 0, 1, 0), Err(Rejected::Expired));
-    }
-
-    #[test]
-    fn a_cancelled_request_leaves_at_once() {
-        let mut queue = Queue::new(2, 10);
-        let ids: Vec<_> = (0..4).map(|request| queue.push(request, 0, 1, 1000).unwrap()).collect();
-        assert_eq!(queue.batcher.cancel(ids[0]), Some(0));
-        assert_eq!(queue.batcher.cancel(ids[2]), Some(2));
-        assert_eq!(queue.batcher.cancel(ids[2]), None);
-        assert_eq!(queue.batch(1), Some(vec![1, 3]));
-        assert_eq!(queue.batcher.cancel(ids[3]), None);
-    }
-
-    #[test]
-    fn the_bounds_refuse_one_more() {
-        let mut queue = Queue::new(2, 2);
-        queue.push(0, 0, 1, 1000).unwrap();
-        queue.push(1, 1, 1, 1000).unwrap();
-        assert_eq!(queue.push(2, 0, 1, 1000), Err(Rejected::QueueFull));
-        let mut queue = Queue::new(2, 100);
-        for request in 0..10 {
-            queue.push(request, 0, 1, 1000).unwrap();
-        }
-        assert_eq!(queue.push(10, 0, 1, 1000), Err(Rejected::QueueBytesFull));
-        assert_eq!(queue.batcher.close(), (0..10).collect::<Vec<_>>());
-        assert_eq!(queue.push(11, 0, 1, 1000), Err(Rejected::Closed));
-    }
-}
+mod tests;

@@ -64,8 +64,11 @@ pub struct ModelConfig {
     pub max_queue_size: NonZeroUsize,
     /// The most input bytes that wait; more is refused with `Overloaded`.
     pub max_queue_bytes: usize,
-    /// How long a request may wait to be run when it does not say; a run that has begun is not stopped.
+    /// How long a request may wait for its answer when it does not say; a run that has begun is not stopped.
     pub request_timeout: Duration,
+    /// The time within which a request is to be answered that does not say; it is held by refusing early what would
+    /// be late. `None` has `request_timeout`.
+    pub latency_target: Option<Duration>,
     /// Whether requests may share a run.
     pub batching: Batching,
     /// Instances; `None` chooses at load.
@@ -81,6 +84,7 @@ impl Default for ModelConfig {
             max_queue_size: NonZeroUsize::new(1024).expect("1024 is not zero"),
             max_queue_bytes: 256 << 20,
             request_timeout: Duration::from_secs(10),
+            latency_target: None,
             batching: Batching::Auto,
             instances: None,
             device: Device::Cpu,

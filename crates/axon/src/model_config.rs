@@ -18,6 +18,7 @@ mod schema;
 pub mod sequence;
 mod text;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
@@ -145,6 +146,33 @@ impl QueuePolicy {
             (Some(longest), Some(asked)) if self.allow_timeout_override => asked.min(longest),
             (Some(timeout), _) | (None, Some(timeout)) => timeout,
             (None, None) => setting,
+        }
+    }
+}
+
+/// How requests share batches and wait for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DynamicBatching {
+    /// Batch sizes for which nothing waits, in rows, ascending.
+    pub preferred_rows: Vec<usize>,
+    /// How long a request may be kept waiting for others to share its batch, while an instance is free.
+    pub max_delay: Duration,
+    /// Levels of urgency; 0 has one.
+    pub levels: u32,
+    /// The level of a request that does not say.
+    pub default_level: u32,
+    /// How the requests of some levels wait.
+    pub policies: BTreeMap<u32, QueuePolicy>,
+}
+
+impl DynamicBatching {
+    /// The level of a request that asks for `priority`, 0 for none. More than there are levels is the least urgent.
+    #[must_use]
+    pub fn class(&self, priority: u64) -> u32 {
+        match u32::try_from(priority).unwrap_or(u32::MAX) {
+            _ if self.levels == 0 => 1,
+            0 => self.default_level,
+            asked => asked.min(self.levels),
         }
     }
 }
@@ -313,6 +341,24 @@ impl ModelConfiguration {
     #[must_use]
     pub fn queue(&self) -> &QueuePolicy {
         &self.checked.queue
+    }
+
+    /// How the requests of a level wait.
+    #[must_use]
+    pub fn queue_of(&self, level: u32) -> &QueuePolicy {
+        self.checked.batching.policies.get(&level).unwrap_or(&self.checked.queue)
+    }
+
+    /// How requests share batches.
+    #[must_use]
+    pub fn batching(&self) -> &DynamicBatching {
+        &self.checked.batching
+    }
+
+    /// The time within which requests must be answered that do not say; `None` leaves it to the server's settings.
+    #[must_use]
+    pub fn latency_target(&self) -> Option<Duration> {
+        self.checked.latency_target
     }
 
     /// How the requests of a stateful model belong together.

@@ -69,6 +69,8 @@ pub enum Reason {
     SequenceRows(SequenceId),
     /// The queue is full.
     QueueFull,
+    /// The answer would come after the deadline.
+    PredictedMiss,
     /// The request's time is over.
     Expired,
     /// The server, or the model, takes nothing new.

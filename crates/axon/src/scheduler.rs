@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use synapse::Tensor;
 
-use crate::batcher::{Batcher, Rejected, Waiting};
+use crate::batcher::{Accepted, Batcher, Refused, Rejected, Waiting};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
@@ -29,7 +29,7 @@ use crate::reason::Reason;
 use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
-pub use crate::batcher::{Limits, RequestId};
+pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
 pub use timer::Timer;
 
 /// The outputs of one request, in the model's order.
@@ -84,12 +84,10 @@ struct Pending {
 }
 
 /// How a model is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SchedulerConfig {
-    /// The bounds of its queue and batches.
-    pub limits: Limits,
-    /// The measured time of one run of a full batch, for `Retry-After`.
-    pub batch_duration: Duration,
+    /// The bounds of its queue and batches, and how it is served; `instances` is set from the executors.
+    pub rules: Rules,
 }
 
 struct State {
@@ -109,7 +107,6 @@ struct Shared {
     /// Signals [`Scheduler::drain`]: nothing waits and nothing runs.
     quiet: Condvar,
     closing: AtomicBool,
-    config: SchedulerConfig,
     statistics: Arc<ModelStatistics>,
     timer: Arc<Timer>,
 }
@@ -128,14 +125,35 @@ impl Shared {
         }
     }
 
-    fn answer_expired(&self, expired: Vec<Pending>, now: Instant) {
-        for Pending { inputs, arrived, reply, .. } in expired {
+    /// Answers what will not be run.
+    fn refuse(&self, expired: Vec<Pending>, shed: Vec<Pending>, now: Instant) {
+        self.fail(expired, now, expired_after);
+        self.fail(shed, now, |waited| {
+            let wait = format!("given up after {} ms in the queue", waited.as_millis());
+            missed(format_args!("{wait}: it could not be answered in time any more"), waited)
+        });
+    }
+
+    fn fail(&self, requests: Vec<Pending>, now: Instant, error: impl Fn(Duration) -> Error) {
+        for Pending { inputs, arrived, reply, .. } in requests {
             drop(inputs);
             let waited = now.duration_since(arrived);
             self.statistics.fail.add(waited);
-            reply.send(Err(expired_after(waited)));
+            reply.send(Err(error(waited)));
         }
     }
+}
+
+/// A request that could not be answered in time, or whose place a more urgent one has taken.
+fn missed(why: std::fmt::Arguments<'_>, wait: Duration) -> Error {
+    Error::new(ErrorKind::Overloaded, format!("the model is overloaded: {why}"))
+        .with_retry_after(retry_after(wait))
+        .because(Reason::PredictedMiss)
+}
+
+/// When to try again: about when what waits now is done.
+fn retry_after(wait: Duration) -> Duration {
+    wait.clamp(Duration::from_millis(100), Duration::from_secs(10))
 }
 
 fn expired_after(waited: Duration) -> Error {
@@ -144,6 +162,33 @@ fn expired_after(waited: Duration) -> Error {
         format!("the request waited {} ms, its whole timeout, and was not run", waited.as_millis()),
     )
     .because(Reason::Expired)
+}
+
+fn rejection(reason: Rejected, batcher: &Batcher<BatchKey, Pending>) -> Error {
+    let limits = &batcher.rules().limits;
+    let waiting = batcher.len();
+    let full = |bound: &str| {
+        let message = format!("the queue is full: {waiting} requests wait, {bound}");
+        Error::new(ErrorKind::Overloaded, message)
+            .with_retry_after(retry_after(batcher.backlog()))
+            .because(Reason::QueueFull)
+    };
+    match reason {
+        Rejected::QueueFull => full(&format!("max_queue_size is {}", limits.max_queue_size)),
+        Rejected::QueueBytesFull => {
+            full(&format!("their inputs reach max_queue_bytes {}", limits.max_queue_bytes))
+        }
+        Rejected::PredictedMiss { wait } => missed(
+            format_args!(
+                "an answer would take about {} ms, longer than the request may wait",
+                wait.as_millis()
+            ),
+            batcher.backlog(),
+        ),
+        Rejected::Expired => Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already")
+            .because(Reason::Expired),
+        Rejected::Closed => Error::shutting_down(),
+    }
 }
 
 /// One model's queue and instances.
@@ -166,13 +211,13 @@ impl Scheduler {
         statistics: Arc<ModelStatistics>,
         timer: Arc<Timer>,
     ) -> Result<Self> {
-        let state = State { batcher: Batcher::new(config.limits), idle: 0, running: 0, armed: None };
+        let rules = Rules { instances: executors.len().max(1), ..config.rules };
+        let state = State { batcher: Batcher::new(rules), idle: 0, running: 0, armed: None };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
             quiet: Condvar::new(),
             closing: AtomicBool::new(false),
-            config,
             statistics,
             timer,
         });
@@ -201,27 +246,37 @@ impl Scheduler {
     /// `reply` is then never called.
     pub fn submit(&self, admitted: Admitted, timeout: Duration, reply: Reply) -> Result<RequestId> {
         let now = Instant::now();
-        let Admitted { inputs, rows, key, delay, .. } = admitted;
+        let Admitted { inputs, rows, key, class, delay, .. } = admitted;
         let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
         let deadline = now + timeout.min(MAX_TIMEOUT);
         let pending = Pending { inputs, delay, rows, arrived: now, deadline, reply: ReplyOnce(Some(reply)) };
-        let waiting = Waiting { key, rows, bytes, deadline, request: pending };
+        let waiting = Waiting { key, class, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         match state.batcher.push(waiting, now) {
-            Ok(id) => {
+            Ok(Accepted { id, displaced }) => {
                 if state.idle == 0 {
                     timer::arm(&self.shared, &mut state);
                 }
+                drop(state);
+                self.shared.fail(displaced, now, |waited| {
+                    missed(format_args!("a more urgent request took its place in the queue"), waited)
+                });
                 Ok(id)
             }
-            Err((reason, pending)) => {
-                let waiting = state.batcher.len();
+            Err(Refused { reason, request: pending }) => {
+                let error = rejection(reason, &state.batcher);
                 drop(state);
                 pending.reply.forget();
                 self.shared.statistics.fail.add(Duration::ZERO);
-                Err(self.rejection(reason, waiting))
+                Err(error)
             }
         }
+    }
+
+    /// What has been learned of the model's runs.
+    #[must_use]
+    pub fn learned(&self) -> Learned {
+        self.shared.lock().batcher.estimator().learned()
     }
 
     /// Wakes an idle instance when requests wait.
@@ -229,38 +284,6 @@ impl Scheduler {
         let state = self.shared.lock();
         if state.idle > 0 && !state.batcher.is_empty() {
             self.shared.work.notify_one();
-        }
-    }
-
-    fn rejection(&self, reason: Rejected, waiting: usize) -> Error {
-        let limits = &self.shared.config.limits;
-        match reason {
-            Rejected::QueueFull | Rejected::QueueBytesFull => {
-                let bound = match reason {
-                    Rejected::QueueFull => {
-                        format!("{waiting} requests wait, max_queue_size is {}", limits.max_queue_size)
-                    }
-                    _ => format!(
-                        "{waiting} requests wait, their inputs reach max_queue_bytes {}",
-                        limits.max_queue_bytes
-                    ),
-                };
-                let batches = waiting.div_ceil(limits.max_batch_rows.get());
-                let wait = self
-                    .shared
-                    .config
-                    .batch_duration
-                    .saturating_mul(u32::try_from(batches).unwrap_or(u32::MAX));
-                let retry_after = wait.clamp(Duration::from_millis(100), Duration::from_secs(10));
-                Error::new(ErrorKind::Overloaded, format!("the queue is full: {bound}"))
-                    .with_retry_after(retry_after)
-                    .because(Reason::QueueFull)
-            }
-            Rejected::Expired => {
-                Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already")
-                    .because(Reason::Expired)
-            }
-            Rejected::Closed => Error::shutting_down(),
         }
     }
 

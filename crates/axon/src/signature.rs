@@ -94,6 +94,8 @@ pub struct Admitted {
     pub rows: usize,
     /// Which requests it may share a batch with.
     pub key: BatchKey,
+    /// How urgent it is: 1 is served before 2.
+    pub class: u32,
     /// The outputs asked for, as indices in the model's order; `None` for all.
     pub outputs: Option<Vec<usize>>,
     /// What is to blame if the run fails: inputs that disagree about a dimension that the model names. It is no error
@@ -132,7 +134,7 @@ impl Signature {
         let outputs = self.order_outputs(outputs)?;
         let doubt = self.disagreement(&inputs);
         let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        Ok(Admitted { inputs, rows, key, outputs, doubt, delay: Duration::ZERO })
+        Ok(Admitted { inputs, rows, key, class: 1, outputs, doubt, delay: Duration::ZERO })
     }
 
     /// The rows that all inputs have.

@@ -35,7 +35,7 @@ pub use scenario::{Arrivals, Cancellation, MAX_KEYS, Rows, Scenario, Service, Sh
 /// # Errors
 /// The first [`Violation`] of an invariant, when the batcher has a defect.
 pub fn run(scenario: &Scenario, start: Instant) -> Result<Report, Violation> {
-    Driver::new(scenario, start, Batcher::new(scenario.limits)).run()
+    Driver::new(scenario, start, Batcher::new(scenario.rules())).run()
 }
 
 /// Runs a scenario twice and compares what happened, event by event.
@@ -82,19 +82,25 @@ pub enum Invariant {
     BatchRows,
     /// I5: the requests of a batch have one key.
     OneKey,
-    /// A batch is what came first of its key, in that order.
-    ArrivalOrder,
-    /// The next request of its key would not have fitted into the batch.
+    /// A batch is what comes first of its key, by class, deadline and arrival, in that order.
+    Order,
+    /// The next request of its key would not have fitted into the batch, or not in time.
     Maximal,
+    /// What runs is foretold to be in time, but for one request that tries whether that still holds.
+    Useful,
+    /// A request is given up only when it cannot be in time, or when a batch that leaves it out serves more.
+    ReasonToShed,
+    /// A full queue gives up its least urgent request for a more urgent one, and only then.
+    LeastUrgentLeaves,
     /// A batch is formed only for an instance that is free.
     OnlyWhenFree,
-    /// I9: the key whose first request waited longest is served first.
-    LongestWaitFirst,
+    /// I9: the key whose first request comes first, by class, deadline and arrival, is served first.
+    MostUrgentKey,
     /// I9: what cannot start any more is given up at the next look at the queue, and nothing before its deadline.
     ExpiresInTime,
-    /// I10: no instance is idle while a request waits.
+    /// I10: no instance is idle while a request waits, unless it is kept waiting, and then no longer than it may.
     WorkConservation,
-    /// I12: accepted = answered + failed + expired + cancelled + shut down + waiting + running.
+    /// I12: accepted = answered + failed + expired + shed + displaced + cancelled + shut down + waiting + running.
     Balance,
     /// The queue's bytes and its next deadline are those of the requests that wait.
     Accounts,
@@ -128,7 +134,7 @@ impl std::error::Error for Violation {}
 
 /// What happened in a simulation, in requests where nothing else is said.
 ///
-/// `received` = `accepted` + the four refusals; `accepted` = the five outcomes from `answered` to `shut_down`.
+/// `received` = `accepted` + the five refusals; `accepted` = the seven outcomes from `answered` to `shut_down`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The scenario's seed.
@@ -145,6 +151,8 @@ pub struct Report {
     pub refused_expired: usize,
     /// Refused because of the shutdown.
     pub refused_closed: usize,
+    /// Refused because the answer would have been late.
+    pub refused_predicted: usize,
     /// Ran, and the model answered.
     pub answered: usize,
     /// Answered at or before the deadline.
@@ -153,6 +161,10 @@ pub struct Report {
     pub failed: usize,
     /// Waited until the deadline.
     pub expired: usize,
+    /// Given up in the queue because the answer would have been late.
+    pub shed: usize,
+    /// Left the full queue for a more urgent request.
+    pub displaced: usize,
     /// Left the queue because the caller had gone.
     pub cancelled: usize,
     /// Waited when the queue was closed.
@@ -206,10 +218,13 @@ impl std::ops::AddAssign<&Self> for Report {
         self.refused_queue_bytes_full += other.refused_queue_bytes_full;
         self.refused_expired += other.refused_expired;
         self.refused_closed += other.refused_closed;
+        self.refused_predicted += other.refused_predicted;
         self.answered += other.answered;
         self.in_time += other.in_time;
         self.failed += other.failed;
         self.expired += other.expired;
+        self.shed += other.shed;
+        self.displaced += other.displaced;
         self.cancelled += other.cancelled;
         self.shut_down += other.shut_down;
         self.batches += other.batches;

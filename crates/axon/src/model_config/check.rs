@@ -10,7 +10,9 @@ use synapse::DataType;
 use super::fields::{DynamicBatchingFields, Fields, InstanceGroupFields, QueuePolicyFields, TensorFields};
 use super::origin::{Origin, suggestion};
 use super::sequence::SequenceBatching;
-use super::{Backend, InstanceGroup, InstanceKind, QueuePolicy, TensorConfig, VersionPolicy};
+use super::{
+    Backend, DynamicBatching, InstanceGroup, InstanceKind, QueuePolicy, TensorConfig, VersionPolicy,
+};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Echo, Error, Result};
 
@@ -25,6 +27,9 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 /// The longest made-up run of the backend `identity`.
 const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
 
+/// The name of [`Checked::latency_target`] in `parameters`.
+const LATENCY_TARGET: &str = "latency_target_ms";
+
 /// The name of [`Checked::execute_delay`] in `parameters`.
 const EXECUTE_DELAY: &str = "execute_delay_ms";
 
@@ -37,10 +42,12 @@ pub(super) struct Checked {
     pub inputs: Vec<TensorConfig>,
     pub outputs: Vec<TensorConfig>,
     pub queue: QueuePolicy,
+    pub batching: DynamicBatching,
     pub sequence: Option<SequenceBatching>,
     pub instances: Vec<InstanceGroup>,
     pub gpu_accelerators: Vec<String>,
     pub execute_delay: Duration,
+    pub latency_target: Option<Duration>,
 }
 
 /// Turns fields into valid values; collects what to warn of.
@@ -114,16 +121,16 @@ impl<'a> Checker<'a> {
         let versions = self.versions(fields)?;
         let inputs = self.tensors("input", &fields.input, max_batch_size.is_some())?;
         let outputs = self.tensors("output", &fields.output, max_batch_size.is_some())?;
-        let queue = match &fields.dynamic_batching {
+        let (queue, batching) = match &fields.dynamic_batching {
             Some(batching) => self.dynamic_batching(batching, fields.max_batch_size)?,
-            None => QueuePolicy::default(),
+            None => (QueuePolicy::default(), DynamicBatching::default()),
         };
         let sequence = match &fields.sequence_batching {
             Some(sequence) => Some(SequenceBatching::read(sequence, self)?),
             None => None,
         };
         let instances = self.instances(&fields.instance_group)?;
-        let execute_delay = self.parameters(fields, backend)?;
+        let (execute_delay, latency_target) = self.parameters(fields, backend)?;
         self.warn(fields);
         let hints = fields.optimization.as_ref();
         let accelerators = hints.and_then(|hints| hints.execution_accelerators.as_ref());
@@ -136,9 +143,11 @@ impl<'a> Checker<'a> {
             inputs,
             outputs,
             queue,
+            batching,
             sequence,
             instances,
             execute_delay,
+            latency_target,
         })
     }
 
@@ -296,7 +305,7 @@ impl<'a> Checker<'a> {
         &mut self,
         fields: &DynamicBatchingFields,
         max_batch_size: i32,
-    ) -> Result<QueuePolicy> {
+    ) -> Result<(QueuePolicy, DynamicBatching)> {
         let at = |field: &str| format!("dynamic_batching.{field}");
         let preferred = at("preferred_batch_size");
         let sizes = self.preferred(&preferred, &fields.preferred_batch_size)?;
@@ -318,6 +327,7 @@ impl<'a> Checker<'a> {
             let problem = format_args!("expected {least} to priority_levels {levels}, got {default}");
             return Err(self.error(&at("default_priority_level"), problem));
         }
+        let mut policies = BTreeMap::new();
         for (level, policy) in &fields.priority_queue_policy {
             let path = at("priority_queue_policy");
             if level.parse().is_ok_and(|level: u64| level == 0 || level > levels) {
@@ -325,20 +335,28 @@ impl<'a> Checker<'a> {
                     format_args!("expected a level from 1 to priority_levels {levels}, got {level}");
                 return Err(self.error(&path, problem));
             }
-            self.queue_policy(&path, policy)?;
+            let checked = self.queue_policy(&path, policy)?;
+            policies.extend(level.parse().ok().map(|level: u32| (level, checked)));
         }
-        let unused = [
-            (!sizes.is_empty(), "preferred_batch_size"),
-            (fields.max_queue_delay_microseconds > 0, "max_queue_delay_microseconds"),
-            (fields.preserve_ordering, "preserve_ordering"),
-            (levels > 0, "priority_levels"),
-            (!fields.priority_queue_policy.is_empty(), "priority_queue_policy"),
-        ];
-        unused.iter().filter(|(is_given, _)| *is_given).for_each(|(_, field)| self.unused(&at(field)));
+        if fields.preserve_ordering {
+            self.unused(&at("preserve_ordering"));
+        }
         let policy = fields.default_queue_policy.as_ref();
-        policy.map_or(Ok(QueuePolicy::default()), |policy| {
+        let queue = policy.map_or(Ok(QueuePolicy::default()), |policy| {
             self.queue_policy(&at("default_queue_policy"), policy)
-        })
+        })?;
+        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let mut preferred_rows: Vec<usize> =
+            sizes.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
+        preferred_rows.sort_unstable();
+        let batching = DynamicBatching {
+            preferred_rows,
+            max_delay: Duration::from_micros(fields.max_queue_delay_microseconds),
+            levels: small(levels),
+            default_level: small(default),
+            policies,
+        };
+        Ok((queue, batching))
     }
 
     fn queue_policy(&self, at: &str, fields: &QueuePolicyFields) -> Result<QueuePolicy> {
@@ -405,9 +423,17 @@ impl<'a> Checker<'a> {
     }
 
     /// The made-up run time of the backend `identity`; the parameters of ONNX Runtime's sessions are Axon's to choose.
-    fn parameters(&mut self, fields: &Fields, backend: Option<Backend>) -> Result<Duration> {
-        let mut delay = Duration::ZERO;
+    fn parameters(
+        &mut self,
+        fields: &Fields,
+        backend: Option<Backend>,
+    ) -> Result<(Duration, Option<Duration>)> {
+        let (mut delay, mut target) = (Duration::ZERO, None);
         for (name, parameter) in &fields.parameters {
+            if name == LATENCY_TARGET {
+                target = Some(self.latency_target(&parameter.string_value)?);
+                continue;
+            }
             if !(name == EXECUTE_DELAY && backend == Some(Backend::Identity)) {
                 self.unused(&format!("parameters.{}", name.escape_debug()));
                 continue;
@@ -426,7 +452,23 @@ impl<'a> Checker<'a> {
             })?;
             delay = Duration::from_millis(milliseconds);
         }
-        Ok(delay)
+        Ok((delay, target))
+    }
+
+    fn latency_target(&self, text: &str) -> Result<Duration> {
+        let milliseconds = text.parse().ok().filter(|milliseconds: &f64| milliseconds.is_finite());
+        let target =
+            milliseconds.and_then(|milliseconds| Duration::try_from_secs_f64(milliseconds / 1e3).ok());
+        target.filter(|target| !target.is_zero() && *target <= MAX_TIMEOUT).ok_or_else(|| {
+            self.error(
+                &format!("parameters.{LATENCY_TARGET}"),
+                format_args!(
+                    "expected milliseconds, more than 0 to {}, got {}",
+                    MAX_TIMEOUT.as_millis(),
+                    Echo(text)
+                ),
+            )
+        })
     }
 
     /// Warns of what is kept and not used.

@@ -20,7 +20,7 @@ use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels}
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter, SequenceId};
-use crate::scheduler::{Limits, Output, RequestId, Scheduler, SchedulerConfig, Timer};
+use crate::scheduler::{Limits, Output, RequestId, Rules, Scheduler, SchedulerConfig, Timer};
 use crate::sequence::Number;
 use crate::signature::Signature;
 
@@ -187,13 +187,9 @@ impl Model {
             max_queue_size: config.max_queue_size,
             max_queue_bytes: config.max_queue_bytes,
         };
-        let batch_duration =
-            findings.curve.iter().rev().find(|point| point.rows <= plan.max_batch_rows.get());
-        let scheduler_config = SchedulerConfig {
-            limits,
-            batch_duration: batch_duration
-                .map_or(Duration::ZERO, |point| point.duration / u32::try_from(plan.instances).unwrap_or(1)),
-        };
+        let rules = rules(limits, &findings, &configuration);
+        warn_of_target(found, &config, &findings);
+        let scheduler_config = SchedulerConfig { rules };
         let statistics = Arc::new(ModelStatistics::default());
         let scheduler = Scheduler::start(
             &found.name,
@@ -312,15 +308,16 @@ impl Model {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
-        let InferenceRequest { inputs, outputs, timeout, parameters, sequence, .. } = request;
+        let InferenceRequest { inputs, outputs, timeout, parameters, sequence, priority, .. } = request;
         let mut admitted =
             self.signature.admit(inputs, &outputs, self.counts_rows(), self.config.max_batch_size)?;
         if self.configuration.is_identity() {
             admitted.delay = execute_delay(&parameters)?;
         }
         let (wanted, doubt) = (admitted.outputs.take(), admitted.doubt.take());
-        let timeout =
-            self.configuration.queue().timeout(timeout, self.config.request_timeout).min(MAX_TIMEOUT);
+        admitted.class = self.configuration.batching().class(priority);
+        let setting = self.config.latency_target.unwrap_or(self.config.request_timeout);
+        let timeout = self.configuration.queue_of(admitted.class).timeout(timeout, setting).min(MAX_TIMEOUT);
         let lease = Arc::clone(&self);
         let reply = Box::new(move |answer: Result<Output>| {
             reply(match answer {
@@ -404,7 +401,41 @@ fn configured(config: &ModelConfig, configuration: &ModelConfiguration) -> Model
     config.max_batch_size = rows.into_iter().flatten().min();
     config.max_queue_size = configuration.queue().max_queue_size.unwrap_or(config.max_queue_size);
     config.instances = configuration.instances().or(config.instances);
+    config.latency_target = configuration.latency_target().or(config.latency_target);
     config
+}
+
+/// How the queue is served, from what was measured and what is configured.
+fn rules(limits: Limits, findings: &Findings, configuration: &ModelConfiguration) -> Rules {
+    let batching = configuration.batching();
+    let sizes = batching.policies.iter();
+    Rules {
+        class_sizes: sizes.filter_map(|(&level, policy)| Some((level, policy.max_queue_size?))).collect(),
+        preferred_rows: batching.preferred_rows.clone(),
+        max_delay: batching.max_delay,
+        curve: findings.curve.iter().map(|point| (point.rows, point.duration)).collect(),
+        ..Rules::new(limits)
+    }
+}
+
+/// A latency target needs room for the run that is under way, its own, and what differs between them.
+/// **Source:** `docs/scheduling.md`.
+const LEAST_TARGET_IN_RUNS: u32 = 4;
+
+fn warn_of_target(found: &Found, config: &ModelConfig, findings: &Findings) {
+    let (Some(target), Some(single)) = (config.latency_target, findings.single()) else {
+        return;
+    };
+    let least = single * LEAST_TARGET_IN_RUNS;
+    if target < least {
+        tracing::warn!(
+            model = found.name,
+            version = found.version,
+            "the latency target of {} ms is below {:.1} ms, four runs of one row: many requests will be refused",
+            target.as_millis(),
+            least.as_secs_f64() * 1e3
+        );
+    }
 }
 
 fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {

@@ -17,9 +17,10 @@ use crate::request::Timing;
 /// Pulls and runs batches until the scheduler closes.
 pub(super) fn run(shared: &Arc<Shared>, mut executor: Box<dyn Executor>) {
     while let Some(batch) = next_batch(shared) {
-        let requests = batch.requests.len();
-        run_batch(shared, executor.as_mut(), batch);
+        let (requests, id) = (batch.requests.len(), batch.id);
+        let took = run_batch(shared, executor.as_mut(), batch);
         let mut state = shared.lock();
+        state.batcher.finish(id, took, Instant::now());
         state.running -= requests;
         shared.tell_if_quiet(&state);
     }
@@ -30,38 +31,53 @@ fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
     let mut state = shared.lock();
     loop {
         let now = Instant::now();
-        let Action { expired, batch } = state.batcher.poll(now, true);
+        let Action { expired, shed, batch } = state.batcher.poll(now, true);
         // Counted before the lock is given up, so that a drain never sees a batch neither waiting nor running.
         state.running += batch.as_ref().map_or(0, |batch| batch.requests.len());
-        if !expired.is_empty() {
+        if !(expired.is_empty() && shed.is_empty()) {
             drop(state);
-            shared.answer_expired(expired, now);
+            shared.refuse(expired, shed, now);
             state = shared.lock();
             shared.tell_if_quiet(&state);
         }
         if let Some(batch) = batch {
             timer::arm(shared, &mut state);
-            if state.idle > 0 && !state.batcher.is_empty() {
+            if state.idle > 0 && state.batcher.has_work(now) {
                 shared.work.notify_one();
             }
             return Some(batch);
         }
-        if !state.batcher.is_empty() {
+        if state.batcher.has_work(now) {
             continue;
         }
-        if shared.closing.load(Ordering::Acquire) {
+        if state.batcher.is_empty() && shared.closing.load(Ordering::Acquire) {
             return None;
         }
         state.idle += 1;
-        state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        // What is kept waiting on purpose is looked at again when it ripens.
+        let ripens = state.batcher.next_wake(now).filter(|_| !state.batcher.is_empty());
+        state = match ripens {
+            Some(at) => {
+                let wait = at.saturating_duration_since(now);
+                shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
         state.idle -= 1;
     }
 }
 
-fn run_batch(shared: &Shared, executor: &mut dyn Executor, batch: Batch<Pending>) {
+/// Runs a batch and answers its requests. What the run took; `None` when that says nothing of other runs.
+fn run_batch(shared: &Shared, executor: &mut dyn Executor, batch: Batch<Pending>) -> Option<Duration> {
     let started = Instant::now();
+    let mut took = None;
+    let is_slowed = batch.requests.iter().any(|request| !request.delay.is_zero());
     let answers = match run_together(shared, executor, &batch, started) {
-        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Ok(answers) => {
+            // All of what keeps the instance busy but the replies, of which there may be many or few.
+            took = (!is_slowed).then(|| started.elapsed());
+            answers.into_iter().map(Ok).collect()
+        }
         // One request's values may have failed them all: alone, only the culprit gets the error.
         Err(_) if batch.requests.len() > 1 => run_alone(shared, executor, &batch),
         Err(error) => vec![Err(error)],
@@ -79,6 +95,7 @@ fn run_batch(shared: &Shared, executor: &mut dyn Executor, batch: Batch<Pending>
         }
         reply.send(answer);
     }
+    took
 }
 
 /// Runs the batch once and splits the outputs back to its requests.

@@ -44,7 +44,7 @@ impl Fixture {
             max_queue_size: bound(max_queue_size),
             max_queue_bytes: 1 << 20,
         };
-        let config = SchedulerConfig { limits, batch_duration: Duration::from_millis(5) };
+        let config = SchedulerConfig { rules: Rules::new(limits) };
         let statistics = Arc::new(ModelStatistics::default());
         let executor = Box::new(Gated { started: started_sender, leave: leave_receiver });
         let timer = Timer::start().unwrap();
@@ -60,6 +60,7 @@ impl Fixture {
             inputs,
             rows: 1,
             key: BatchKey::new(),
+            class: 1,
             outputs: None,
             doubt: None,
             delay: Duration::ZERO,

@@ -129,12 +129,12 @@ fn ring(shared: &Arc<Shared>) {
     arm(shared, &mut state);
     shared.tell_if_quiet(&state);
     drop(state);
-    shared.answer_expired(action.expired, now);
+    shared.refuse(action.expired, action.shed, now);
 }
 
 /// Arms the timer with the earliest deadline of a queue that has to wait.
 pub(super) fn arm(shared: &Arc<Shared>, state: &mut State) {
-    let Some(deadline) = state.batcher.next_deadline() else { return };
+    let Some(deadline) = state.batcher.next_wake(Instant::now()) else { return };
     if state.armed.is_none_or(|armed| deadline < armed) {
         state.armed = Some(deadline);
         shared.timer.wake_at(deadline, Arc::downgrade(shared));

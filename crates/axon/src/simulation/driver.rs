@@ -12,7 +12,7 @@ use super::ledger::{Broken, Checked, Ledger, Ticket};
 use super::random::{Random, Trace};
 use super::scenario::{Arrivals, Ending, Scenario, Shutdown};
 use super::{Invariant, Report, Violation};
-use crate::batcher::{Batcher, Rejected, RequestId, Waiting};
+use crate::batcher::{Batch, BatchId, Batcher, Refused, Rejected, RequestId, Waiting};
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -35,8 +35,16 @@ enum Event {
 #[derive(Debug)]
 enum Instance {
     Idle,
-    Running(Vec<Ticket>, Ending),
+    Running(Run),
     Restarting,
+}
+
+#[derive(Debug)]
+struct Run {
+    id: BatchId,
+    requests: Vec<Ticket>,
+    ending: Ending,
+    took: Duration,
 }
 
 pub(super) struct Driver<'a> {
@@ -73,7 +81,7 @@ impl<'a> Driver<'a> {
             scheduled: 0,
             handled: 0,
             batcher,
-            ledger: Ledger::new(scenario.limits, start),
+            ledger: Ledger::new(scenario.rules(), start),
             instances: (0..scenario.instances).map(|_| Instance::Idle).collect(),
             armed: None,
             draining: false,
@@ -139,7 +147,7 @@ impl<'a> Driver<'a> {
                 self.batcher.refuse_new();
                 self.ledger.refusing();
                 self.draining = true;
-                self.ledger.check_accounts(&self.batcher)
+                self.ledger.check_accounts(&self.batcher, self.start + self.now)
             }
             Event::Close => self.close(),
         }
@@ -156,7 +164,7 @@ impl<'a> Driver<'a> {
         self.arm();
         let running = self.instances.iter().map(Instance::requests).sum();
         let idle = self.instances.iter().filter(|instance| matches!(instance, Instance::Idle)).count();
-        self.ledger.check_event(&self.batcher, running, idle)?;
+        self.ledger.check_event(&self.batcher, running, idle, self.start + self.now)?;
         if self.draining && self.batcher.is_empty() && running == 0 {
             self.close()?;
         }
@@ -199,27 +207,32 @@ impl<'a> Driver<'a> {
         // Some shapes are more common than others.
         let last = random.between(0, usize::from(*keys) - 1);
         let key = random.between(0, last);
+        let class = random.between(1, self.scenario.classes as usize);
         let rows = rows.count(limits.max_batch_rows.get(), random);
         let timeout = self.scenario.ticks(timeouts.length(random));
         let gone = random.chance(cancellation.share).then(|| random.up_to(cancellation.within));
         let now = self.start + self.now;
         let request = Waiting {
             key: u8::try_from(key).unwrap_or_default(),
+            class: u32::try_from(class).unwrap_or(1),
             rows,
             bytes: rows * self.scenario.rows.bytes,
             deadline: now + timeout,
             request: ticket,
         };
+        let foretold = self.ledger.foretold(&request, now, &self.batcher);
         let result = self.batcher.push(request.clone(), now);
-        self.note(&[ticket.0 as u64, result.as_ref().map_or(u64::MAX, |id| id.number())]);
+        self.note(&[ticket.0 as u64, result.as_ref().map_or(u64::MAX, |accepted| accepted.id.number())]);
         match (&result, gone) {
-            (Ok(id), Some(after)) => self.schedule(after, Event::Cancel(*id, ticket)),
-            (Ok(_), None) | (Err((Rejected::Closed, _)), _) => {}
+            (Ok(accepted), Some(after)) => self.schedule(after, Event::Cancel(accepted.id, ticket)),
+            (Ok(_), None) | (Err(Refused { reason: Rejected::Closed, .. }), _) => {}
             // A caller who is refused waits for about a batch before it asks again.
             (Err(_), _) => self.caller_asks_again(service.duration(limits.max_batch_rows.get())),
         }
-        self.ledger.pushed(&request, now, result)?;
-        self.ledger.check_accounts(&self.batcher)
+        let displaced = result.as_ref().map_or(0, |accepted| accepted.displaced.len());
+        (0..displaced).for_each(|_| self.caller_asks_again(Duration::ZERO));
+        self.ledger.pushed(&request, now, foretold, result)?;
+        self.ledger.check_accounts(&self.batcher, self.start + self.now)
     }
 
     fn caller_asks_again(&mut self, after: Duration) {
@@ -250,16 +263,16 @@ impl<'a> Driver<'a> {
             self.caller_asks_again(Duration::ZERO);
         }
         self.ledger.cancelled(ticket, returned, self.start + self.now)?;
-        self.ledger.check_accounts(&self.batcher)
+        self.ledger.check_accounts(&self.batcher, self.start + self.now)
     }
 
     /// Polls for the instance `free`, or only for what has expired.
     fn poll(&mut self, free: Option<usize>) -> Checked {
         let now = self.start + self.now;
         let action = self.batcher.poll(now, free.is_some());
-        self.ledger.polled(now, free.is_some(), &action, self.batcher.len())?;
-        self.ledger.check_accounts(&self.batcher)?;
-        for ticket in action.expired {
+        self.ledger.polled(now, free.is_some(), &action, &self.batcher)?;
+        self.ledger.check_accounts(&self.batcher, self.start + self.now)?;
+        for ticket in action.expired.into_iter().chain(action.shed) {
             self.note(&[ticket.0 as u64]);
             self.caller_asks_again(Duration::ZERO);
         }
@@ -267,15 +280,19 @@ impl<'a> Driver<'a> {
         self.note(&[index as u64, batch.rows as u64]);
         let (duration, ending) = self.scenario.service.run(batch.rows, &mut self.running);
         batch.requests.iter().for_each(|ticket| self.note(&[ticket.0 as u64]));
-        self.instances[index] = Instance::Running(batch.requests, ending);
+        let Batch { id, requests, .. } = batch;
+        self.instances[index] = Instance::Running(Run { id, requests, ending, took: duration });
         self.schedule(duration, Event::Finish(index));
         Ok(())
     }
 
     fn finish(&mut self, index: usize) -> Checked {
         let done = std::mem::replace(&mut self.instances[index], Instance::Idle);
-        let Instance::Running(requests, ending) = done else { return Ok(()) };
+        let Instance::Running(Run { id, requests, ending, took }) = done else { return Ok(()) };
         self.note(&[index as u64, ending as u64]);
+        let took = (ending == Ending::Answers).then_some(took);
+        self.batcher.finish(id, took, self.start + self.now);
+        self.ledger.ran(id);
         for ticket in requests {
             self.ledger.finished(ticket, ending == Ending::Answers, self.start + self.now)?;
             self.caller_asks_again(Duration::ZERO);
@@ -294,12 +311,12 @@ impl<'a> Driver<'a> {
         let returned = self.batcher.close();
         self.note(&[returned.len() as u64]);
         self.ledger.closed(&returned, self.start + self.now)?;
-        self.ledger.check_accounts(&self.batcher)
+        self.ledger.check_accounts(&self.batcher, self.start + self.now)
     }
 
     /// Arms the timer as `scheduler` does: only for a deadline that is earlier than what it is armed for.
     fn arm(&mut self) {
-        let Some(deadline) = self.batcher.next_deadline() else { return };
+        let Some(deadline) = self.batcher.next_wake(self.start + self.now) else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.armed = Some(deadline);
             let late = self.timing.up_to(self.scenario.timer_lag);
@@ -324,7 +341,7 @@ impl<'a> Driver<'a> {
 impl Instance {
     fn requests(&self) -> usize {
         match self {
-            Self::Running(requests, _) => requests.len(),
+            Self::Running(run) => run.requests.len(),
             Self::Idle | Self::Restarting => 0,
         }
     }

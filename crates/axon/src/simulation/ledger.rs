@@ -2,13 +2,17 @@
 //!
 //! It knows the rules, not how the batcher keeps them: a list for each key, searched from the front. It is told each
 //! call with its result, and says which invariant the result breaks. The order of the checks decides which is named
-//! where one defect breaks several.
+//! where one defect breaks several. What runs will take it asks the batcher's estimator, which has tests of its own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::{Invariant, Report};
-use crate::batcher::{Action, Batch, Batcher, Limits, Rejected, RequestId, Waiting};
+use crate::batcher::{
+    Accepted, Action, BatchId, Batcher, Class, Refused, Rejected, RequestId, Rules, Waiting,
+};
+
+mod batches;
 
 /// What the batcher carries in place of a request: the number of its arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +24,8 @@ pub(super) enum Outcome {
     Answered,
     Failed,
     Expired,
+    Shed,
+    Displaced,
     Cancelled,
     ShutDown,
 }
@@ -47,18 +53,40 @@ fn ensure(holds: bool, invariant: Invariant, detail: impl FnOnce() -> String) ->
 
 struct Record {
     key: u8,
+    class: Class,
     rows: usize,
     bytes: usize,
+    arrived: Instant,
     deadline: Instant,
+    /// Accepted although it is foretold to miss.
+    probe: bool,
     state: State,
 }
 
+/// The order in which the requests of a key are served.
+type Place = (Class, Instant, Ticket);
+
+/// The requests of each key.
+type Lanes = BTreeMap<u8, BTreeSet<Place>>;
+
+/// What a request is foretold to wait, before it is pushed; half a microsecond of rounding is forgiven.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Foretold {
+    wait: Duration,
+    /// Nothing waits or runs, and the foretelling is in doubt.
+    may_probe: bool,
+}
+
+const ROUNDING: Duration = Duration::from_nanos(500);
+
 /// The account. Waiting requests are those in `lanes`, and equally those in `deadlines`.
 pub(super) struct Ledger {
-    limits: Limits,
+    rules: Rules,
     records: Vec<Record>,
-    lanes: BTreeMap<u8, VecDeque<Ticket>>,
+    lanes: Lanes,
     deadlines: BTreeSet<(Instant, Ticket)>,
+    /// When each run is foretold to end.
+    runs: BTreeMap<BatchId, Instant>,
     bytes: usize,
     closed: bool,
     last_id: Option<RequestId>,
@@ -68,12 +96,13 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(limits: Limits, start: Instant) -> Self {
+    pub(super) fn new(rules: Rules, start: Instant) -> Self {
         Self {
-            limits,
+            rules,
             records: Vec::new(),
             lanes: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            runs: BTreeMap::new(),
             bytes: 0,
             closed: false,
             last_id: None,
@@ -96,19 +125,43 @@ impl Ledger {
         self.report
     }
 
+    /// What `request` would wait that is about to be pushed: the rest of the run that ends first, what is served before
+    /// it at the best rate, and its own run.
+    pub(super) fn foretold(
+        &self,
+        request: &Waiting<u8, Ticket>,
+        now: Instant,
+        batcher: &Batcher<u8, Ticket>,
+    ) -> Foretold {
+        let estimator = batcher.estimator_of(&request.key);
+        let busy = self.runs.len() >= self.rules.instances;
+        let first = self.runs.values().min().filter(|_| busy);
+        let residual = first.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
+        let place = (request.class, request.deadline, request.request);
+        let ahead = self.lanes.values().flatten().filter(|other| **other < place);
+        let rows: usize = ahead.map(|&(_, _, ticket)| self.records[ticket.0].rows).sum();
+        let ahead = Duration::from_secs_f64(rows as f64 / batcher.rate(&request.key));
+        let wait = residual + ahead + estimator.bound(request.rows);
+        let left = request.deadline.saturating_duration_since(now);
+        let may_probe = self.waiting() == 0 && self.runs.is_empty() && estimator.is_doubtful(left, now);
+        Foretold { wait, may_probe }
+    }
+
     /// A request was pushed at `now`, with this result.
     pub(super) fn pushed(
         &mut self,
         request: &Waiting<u8, Ticket>,
         now: Instant,
-        result: Result<RequestId, (Rejected, Ticket)>,
+        foretold: Foretold,
+        result: Result<Accepted<Ticket>, Refused<Ticket>>,
     ) -> Checked {
-        let Waiting { key, rows, bytes, deadline, request: ticket } = *request;
-        let reason = self.reason_to_refuse(bytes, deadline, now);
+        let Waiting { key, class, rows, bytes, deadline, request: ticket } = *request;
         self.report.received += 1;
-        let state = match result {
-            Ok(id) => {
-                if let Some((reason, invariant)) = reason {
+        let record = |probe, state| Record { key, class, rows, bytes, arrived: now, deadline, probe, state };
+        match result {
+            Ok(Accepted { id, displaced }) => {
+                self.displaced(request, &displaced, now)?;
+                if let Some((reason, invariant)) = self.reason_to_refuse(request, now, foretold, None) {
                     let detail = format!("{ticket:?} is accepted, not refused as {reason:?}");
                     return Err(Broken { invariant, detail });
                 }
@@ -117,61 +170,100 @@ impl Ledger {
                 })?;
                 self.last_id = Some(id);
                 self.report.accepted += 1;
-                self.lanes.entry(key).or_default().push_back(ticket);
+                self.lanes.entry(key).or_default().insert((class, deadline, ticket));
                 self.deadlines.insert((deadline, ticket));
                 self.bytes += bytes;
-                State::Waiting
+                let probe = foretold.wait + ROUNDING > deadline.saturating_duration_since(now);
+                self.records.push(record(probe, State::Waiting));
             }
-            Err((told, returned)) => {
-                ensure(Some(told) == reason.map(|(reason, _)| reason), Invariant::ReasonToRefuse, || {
+            Err(Refused { reason: told, request: returned }) => {
+                let reason =
+                    self.reason_to_refuse(request, now, foretold, Some(told)).map(|(reason, _)| reason);
+                let same = std::mem::discriminant;
+                let agrees = reason.is_some_and(|reason| same(&reason) == same(&told));
+                ensure(agrees, Invariant::ReasonToRefuse, || {
                     format!("{ticket:?} is refused as {told:?}; the reason is {reason:?}")
                 })?;
                 ensure(returned == ticket, Invariant::OwnRequest, || {
                     format!("{ticket:?} is refused and {returned:?} handed back")
                 })?;
                 *self.refusals(told) += 1;
-                State::Refused
+                self.records.push(record(false, State::Refused));
             }
-        };
-        self.records.push(Record { key, rows, bytes, deadline, state });
+        }
         Ok(())
     }
 
-    /// The reason, and the invariant that is broken when the request is accepted all the same.
+    /// The reason, and the invariant that is broken when the request is accepted all the same. What is foretold is
+    /// rounded in favour of what was done.
     fn reason_to_refuse(
         &self,
-        bytes: usize,
-        deadline: Instant,
+        request: &Waiting<u8, Ticket>,
         now: Instant,
+        foretold: Foretold,
+        told: Option<Rejected>,
     ) -> Option<(Rejected, Invariant)> {
-        let full = self.waiting() >= self.limits.max_queue_size.get();
-        let bytes_full = self.waiting() > 0 && self.bytes + bytes > self.limits.max_queue_bytes;
+        let Waiting { class, bytes, deadline, .. } = *request;
+        let waiting = || self.lanes.values().flatten();
+        let of_class = waiting().filter(|place| place.0 == class).count();
+        // What stays when all that may leave for it have left.
+        let staying = || waiting().filter(|place| place.0 <= class).map(|place| &self.records[place.2.0]);
+        let (length, held) = (staying().count(), staying().map(|record| record.bytes).sum::<usize>());
+        let class_full = self.rules.class_sizes.get(&class).is_some_and(|most| of_class >= most.get());
+        let left = deadline.saturating_duration_since(now);
+        let late = match told {
+            Some(Rejected::PredictedMiss { .. }) => foretold.wait + ROUNDING > left,
+            _ => foretold.wait > left + ROUNDING,
+        };
+        let full = length >= self.rules.limits.max_queue_size.get();
+        let bytes_full = length > 0 && held + bytes > self.rules.limits.max_queue_bytes;
+        let miss = Rejected::PredictedMiss { wait: foretold.wait };
         let reasons = [
             (self.closed, Rejected::Closed, Invariant::ClosedForGood),
             (deadline <= now, Rejected::Expired, Invariant::NotLate),
+            (class_full, Rejected::QueueFull, Invariant::QueueSize),
+            (late && !foretold.may_probe, miss, Invariant::Useful),
             (full, Rejected::QueueFull, Invariant::QueueSize),
             (bytes_full, Rejected::QueueBytesFull, Invariant::QueueBytes),
         ];
         reasons.into_iter().find_map(|(holds, reason, invariant)| holds.then_some((reason, invariant)))
     }
 
+    /// A request was accepted, and these left the queue for it.
+    fn displaced(&mut self, request: &Waiting<u8, Ticket>, displaced: &[Ticket], now: Instant) -> Checked {
+        for &ticket in displaced {
+            let full = self.waiting() >= self.rules.limits.max_queue_size.get()
+                || self.bytes + request.bytes > self.rules.limits.max_queue_bytes;
+            let last = self.lanes.values().flatten().max().copied();
+            let may = last.is_some_and(|(class, _, last)| last == ticket && class > request.class);
+            ensure(full && may, Invariant::LeastUrgentLeaves, || {
+                format!("{ticket:?} leaves the queue for {:?}; the last is {last:?}", request.request)
+            })?;
+            self.leave_queue(ticket, "is displaced")?;
+            self.end(ticket, Outcome::Displaced, now)?;
+        }
+        Ok(())
+    }
+
     fn refusals(&mut self, reason: Rejected) -> &mut usize {
         match reason {
             Rejected::QueueFull => &mut self.report.refused_queue_full,
             Rejected::QueueBytesFull => &mut self.report.refused_queue_bytes_full,
+            Rejected::PredictedMiss { .. } => &mut self.report.refused_predicted,
             Rejected::Expired => &mut self.report.refused_expired,
             Rejected::Closed => &mut self.report.refused_closed,
         }
     }
 
-    /// The queue was polled at `now`, when an instance was `free` or not, and `left` requests wait after it.
+    /// The queue was polled at `now`, when an instance was `free` or not.
     pub(super) fn polled(
         &mut self,
         now: Instant,
         free: bool,
         action: &Action<Ticket>,
-        left: usize,
+        batcher: &Batcher<u8, Ticket>,
     ) -> Checked {
+        let left = batcher.len();
         for &ticket in &action.expired {
             self.leave_queue(ticket, "expires")?;
             ensure(self.records[ticket.0].deadline <= now, Invariant::ExpiresInTime, || {
@@ -179,31 +271,41 @@ impl Ledger {
             })?;
             self.end(ticket, Outcome::Expired, now)?;
         }
-        let lanes = action.batch.as_ref().map(|batch| self.start(batch, now)).transpose()?;
+        let lanes = self.lanes.clone();
+        for &ticket in &action.shed {
+            self.leave_queue(ticket, "is shed")?;
+            self.end(ticket, Outcome::Shed, now)?;
+        }
+        self.start(action, now, batcher)?;
         // A lost request would look like one of the faults below.
         ensure(left == self.waiting(), Invariant::Balance, || {
             format!("{left} wait after {action:?}, not {}", self.waiting())
         })?;
-        if let (Some(batch), Some(lanes)) = (&action.batch, lanes) {
+        if let Some(batch) = &action.batch {
             ensure(free, Invariant::OnlyWhenFree, || format!("{batch:?} is formed for nobody"))?;
-            self.check_batch(batch, &lanes)?;
+            self.check_batch(now, action, batch, &lanes, batcher)?;
         }
+        self.check_shed(now, action, &lanes, batcher)?;
         let late = self.deadlines.first().filter(|(deadline, _)| *deadline <= now);
         ensure(late.is_none(), Invariant::ExpiresInTime, || {
             format!("{:?} waits after its deadline", late.map(|(_, ticket)| ticket))
         })?;
-        ensure(!free || action.batch.is_some() || left == 0, Invariant::WorkConservation, || {
+        let kept = !free || action.batch.is_some() || self.may_all_be_kept(now);
+        ensure(kept, Invariant::WorkConservation, || {
             format!("a free instance gets nothing while {left} wait")
         })
     }
 
-    /// Marks the batch's requests as running, and returns the lanes as they were before.
-    fn start(
-        &mut self,
-        batch: &Batch<Ticket>,
-        now: Instant,
-    ) -> Result<BTreeMap<u8, VecDeque<Ticket>>, Broken> {
-        let lanes = self.lanes.clone();
+    /// True when every key's first request may be kept waiting.
+    fn may_all_be_kept(&self, now: Instant) -> bool {
+        let first =
+            |lane: &BTreeSet<Place>| lane.first().map(|&(_, _, ticket)| self.records[ticket.0].arrived);
+        self.lanes.values().filter_map(first).all(|arrived| now < arrived + self.rules.max_delay)
+    }
+
+    /// Marks the batch's requests as running.
+    fn start(&mut self, action: &Action<Ticket>, now: Instant, batcher: &Batcher<u8, Ticket>) -> Checked {
+        let Some(batch) = &action.batch else { return Ok(()) };
         for &ticket in &batch.requests {
             self.leave_queue(ticket, "starts")?;
             let record = &mut self.records[ticket.0];
@@ -212,39 +314,16 @@ impl Ledger {
             })?;
             record.state = State::Running;
         }
-        Ok(lanes)
+        if let Some(&first) = batch.requests.first() {
+            let run = batcher.estimator_of(&self.records[first.0].key).predict(batch.rows);
+            self.runs.insert(batch.id, now + run);
+        }
+        Ok(())
     }
 
-    fn check_batch(&mut self, batch: &Batch<Ticket>, lanes: &BTreeMap<u8, VecDeque<Ticket>>) -> Checked {
-        let max_rows = self.limits.max_batch_rows.get();
-        let records = || batch.requests.iter().map(|ticket| &self.records[ticket.0]);
-        let rows: usize = records().map(|record| record.rows).sum();
-        let allowed = (1..=max_rows).contains(&rows) || (batch.requests.len() == 1 && rows > max_rows);
-        ensure(allowed && rows == batch.rows, Invariant::BatchRows, || {
-            format!("{batch:?} has {rows} rows of at most {max_rows}")
-        })?;
-        let keys: BTreeSet<u8> = records().map(|record| record.key).collect();
-        ensure(keys.len() == 1, Invariant::OneKey, || format!("{batch:?} has the keys {keys:?}"))?;
-        let oldest = lanes.values().min_by_key(|lane| lane.front());
-        let lane = keys.first().and_then(|key| lanes.get(key));
-        let (Some(oldest), Some(lane)) = (oldest, lane) else { return Ok(()) };
-        ensure(lane == oldest, Invariant::LongestWaitFirst, || {
-            format!("{batch:?} is formed before {:?}", oldest.front())
-        })?;
-        let count = batch.requests.len();
-        ensure(lane.iter().take(count).eq(&batch.requests), Invariant::ArrivalOrder, || {
-            format!("{batch:?} is formed from {:?}", lane.iter().take(count).collect::<Vec<_>>())
-        })?;
-        let next = lane.get(count);
-        let next_rows = next.map_or(max_rows, |ticket| self.records[ticket.0].rows);
-        ensure(rows + next_rows > max_rows, Invariant::Maximal, || {
-            format!("{batch:?} is formed and {next:?} left, whose {next_rows} rows fit")
-        })?;
-        self.report.batches += 1;
-        self.report.batched_requests += count;
-        self.report.batched_rows += rows;
-        self.report.oversized_batches += usize::from(rows > max_rows);
-        Ok(())
+    /// A run has ended.
+    pub(super) fn ran(&mut self, id: BatchId) {
+        self.runs.remove(&id);
     }
 
     /// A run has ended for one of its requests.
@@ -281,7 +360,7 @@ impl Ledger {
     /// The queue was closed and gave back what waited.
     pub(super) fn closed(&mut self, returned: &[Ticket], now: Instant) -> Checked {
         self.closed = true;
-        ensure(returned.is_sorted(), Invariant::ArrivalOrder, || format!("closing hands back {returned:?}"))?;
+        ensure(returned.is_sorted(), Invariant::Order, || format!("closing hands back {returned:?}"))?;
         for &ticket in returned {
             self.leave_queue(ticket, "is given up")?;
             self.end(ticket, Outcome::ShutDown, now)?;
@@ -293,8 +372,8 @@ impl Ledger {
     }
 
     /// What the batcher says of itself agrees with what waits; after every call.
-    pub(super) fn check_accounts(&self, batcher: &Batcher<u8, Ticket>) -> Checked {
-        let (length, bytes, told) = (batcher.len(), batcher.bytes(), batcher.next_deadline());
+    pub(super) fn check_accounts(&self, batcher: &Batcher<u8, Ticket>, now: Instant) -> Checked {
+        let (length, bytes, told) = (batcher.len(), batcher.bytes(), batcher.next_wake(now));
         ensure(length == self.waiting(), Invariant::Balance, || {
             format!("the queue holds {length} requests, not {}", self.waiting())
         })?;
@@ -302,29 +381,38 @@ impl Ledger {
             format!("the queue holds {bytes} bytes, not {}, in {length} requests", self.bytes)
         })?;
         let first = self.deadlines.first().map(|&(deadline, _)| deadline);
-        ensure(told == first, Invariant::Accounts, || {
+        let agrees = if self.rules.max_delay.is_zero() { told == first } else { told <= first };
+        ensure(agrees && told.is_some() == first.is_some(), Invariant::Accounts, || {
             let [told, first] =
                 [told, first].map(|deadline| deadline.map(|at| at.duration_since(self.start)));
             format!("the next deadline is {told:?}, not {first:?}")
         })?;
-        ensure(length <= self.limits.max_queue_size.get(), Invariant::QueueSize, || {
+        ensure(length <= self.rules.limits.max_queue_size.get(), Invariant::QueueSize, || {
             format!("{length} requests wait")
         })?;
-        ensure(bytes <= self.limits.max_queue_bytes || length == 1, Invariant::QueueBytes, || {
+        ensure(bytes <= self.rules.limits.max_queue_bytes || length == 1, Invariant::QueueBytes, || {
             format!("{bytes} bytes wait")
         })
     }
 
     /// Nothing is lost and nobody is idle; after every event. `running` requests are with the instances, of which
     /// `idle` have none.
-    pub(super) fn check_event(&self, batcher: &Batcher<u8, Ticket>, running: usize, idle: usize) -> Checked {
-        let Report { accepted, answered, failed, expired, cancelled, shut_down, .. } = self.report;
+    pub(super) fn check_event(
+        &self,
+        batcher: &Batcher<u8, Ticket>,
+        running: usize,
+        idle: usize,
+        now: Instant,
+    ) -> Checked {
+        let Report { accepted, answered, failed, expired, shed, displaced, cancelled, shut_down, .. } =
+            self.report;
         let waiting = batcher.len();
-        let found = answered + failed + expired + cancelled + shut_down + waiting + running;
+        let ended = answered + failed + expired + shed + displaced + cancelled + shut_down;
+        let found = ended + waiting + running;
         ensure(accepted == found, Invariant::Balance, || {
             format!("{accepted} were accepted and {found} are there: {running} run, {waiting} wait")
         })?;
-        ensure(idle == 0 || waiting == 0, Invariant::WorkConservation, || {
+        ensure(idle == 0 || waiting == 0 || self.may_all_be_kept(now), Invariant::WorkConservation, || {
             format!("{idle} instances are idle while {waiting} wait")
         })
     }
@@ -361,7 +449,7 @@ impl Ledger {
         self.bytes -= record.bytes;
         self.deadlines.remove(&(record.deadline, ticket));
         if let Some(lane) = self.lanes.get_mut(&record.key) {
-            lane.retain(|&other| other != ticket);
+            lane.remove(&(record.class, record.deadline, ticket));
             if lane.is_empty() {
                 self.lanes.remove(&record.key);
             }
@@ -380,6 +468,8 @@ impl Ledger {
             Outcome::Answered => &mut self.report.answered,
             Outcome::Failed => &mut self.report.failed,
             Outcome::Expired => &mut self.report.expired,
+            Outcome::Shed => &mut self.report.shed,
+            Outcome::Displaced => &mut self.report.displaced,
             Outcome::Cancelled => &mut self.report.cancelled,
             Outcome::ShutDown => &mut self.report.shut_down,
         };

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::random::Random;
-use crate::batcher::Limits;
+use crate::batcher::{Class, Limits, Rules};
 
 /// The most shapes that the requests of one scenario have.
 pub const MAX_KEYS: u8 = 5;
@@ -25,6 +25,16 @@ pub struct Scenario {
     pub limits: Limits,
     /// Different shapes among the requests, 1 to [`MAX_KEYS`].
     pub keys: u8,
+    /// Levels of urgency among the requests, at least 1.
+    pub classes: Class,
+    /// The most requests of the least urgent class that wait, where that is bounded.
+    pub class_size: Option<NonZeroUsize>,
+    /// Batch sizes for which nothing waits.
+    pub preferred_rows: Vec<usize>,
+    /// How long a request may be kept waiting for others.
+    pub max_delay: Duration,
+    /// What is foretold at the start is the truth times this; 0 foretells nothing.
+    pub foretold: f64,
     /// When requests come.
     pub arrivals: Arrivals,
     /// How large they are.
@@ -169,6 +179,11 @@ impl Scenario {
             instances,
             limits,
             keys: random.pick(&[1, 1, 2, 3, MAX_KEYS]),
+            classes: random.pick(&[1, 1, 1, 2, 3]),
+            class_size: random.pick(&[None, None, NonZeroUsize::new(3)]),
+            preferred_rows: random.pick(&[&[][..], &[], &[], &[2, 4]]).to_vec(),
+            max_delay: batch.mul_f64(random.pick(&[0.0, 0.0, 0.0, 0.5, 3.0])),
+            foretold: random.pick(&[0.0, 1.0, 1.0, 0.2, 5.0]),
             arrivals: Arrivals::draw(sustainable, batch, &mut random),
             rows,
             timeouts: Timeouts::draw(batch, &mut random),
@@ -180,6 +195,21 @@ impl Scenario {
             shutdown: Shutdown::draw(requests, batch, &mut random),
             timer_lag: batch.mul_f64(random.pick(&[0.0, 0.0, 0.1, 2.0])),
             tick: random.pick(&[Duration::from_nanos(1), Duration::from_micros(1), batch / 4, batch]),
+        }
+    }
+
+    /// The rules of its queue.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        let point = |rows| (rows, self.service.duration(rows).mul_f64(self.foretold));
+        let bound = |size| (self.classes, size);
+        Rules {
+            instances: self.instances,
+            class_sizes: self.class_size.map(bound).into_iter().collect(),
+            preferred_rows: self.preferred_rows.clone(),
+            max_delay: self.max_delay,
+            curve: if self.foretold > 0.0 { vec![point(1), point(4)] } else { Vec::new() },
+            ..Rules::new(self.limits)
         }
     }
 

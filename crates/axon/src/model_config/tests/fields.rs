@@ -65,14 +65,7 @@ fn what_answers_do_not_depend_on_is_kept_with_a_warning() {
         "optimization { gather_kernel_buffer_threshold: 1 }",
         "optimization.gather_kernel_buffer_threshold",
     );
-    for field in ["preferred_batch_size: 4", "max_queue_delay_microseconds: 5", "preserve_ordering: true"] {
-        let name = field.split(':').next().unwrap();
-        check(&format!("dynamic_batching {{ {field} }}"), &format!("dynamic_batching.{name}"));
-    }
-    check(
-        "dynamic_batching { priority_levels: 2 default_priority_level: 1 }",
-        "dynamic_batching.priority_levels",
-    );
+    check("dynamic_batching { preserve_ordering: true }", "dynamic_batching.preserve_ordering");
     check("instance_group { rate_limiter { priority: 1 } }", "instance_group[0].rate_limiter");
     check("instance_group { profile: \"p\" }", "instance_group[0].profile");
     check("instance_group { host_policy: \"p\" }", "instance_group[0].host_policy");
