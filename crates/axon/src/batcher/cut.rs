@@ -83,8 +83,9 @@ impl Moment<'_> {
         Cut { shed: position, take: until.saturating_sub(position).max(1) }
     }
 
-    /// True when what is behind the first `count` can be answered in time after them, in full batches. Looked at in
-    /// places twice as far each time: what is missed between them is found when its turn comes.
+    /// True when what is behind the first `count` can be answered in time after them, in full batches and with the time
+    /// of one to spare, in which more will come. Looked at in places twice as far each time: what is missed between them
+    /// is found when its turn comes.
     fn rest_in_time<T>(&self, line: &Line<T>, count: usize) -> bool {
         let rows = line.rows_of_first(count);
         let rest = line.rows().saturating_sub(rows);
@@ -94,8 +95,8 @@ impl Moment<'_> {
         loop {
             let position = line.count_within(rows.saturating_add(batches * self.most_rows)).max(count);
             let Some((deadline, _)) = line.rank_at(position) else { return true };
-            let turns = (batches + 1) as f64 / self.instances as f64;
-            let end = batch.mul_f64(turns.clamp(1.0, 1e6));
+            let turns = 1.0 + (batches + 1) as f64 / self.instances as f64;
+            let end = batch.mul_f64(turns.min(1e6));
             if deadline.saturating_duration_since(start) < end {
                 return false;
             }

@@ -19,7 +19,7 @@ const BELIEVED: u32 = 3;
 /// A size has a place in the table once it was run so often.
 const SEEN: u32 = 20;
 /// The margin is this quantile of duration / prediction.
-const QUANTILE: f64 = 0.97;
+const QUANTILE: f64 = 0.9;
 /// How much one run moves the margin.
 const STEP: f64 = 0.01;
 /// The bounds of the margin.
