@@ -388,7 +388,7 @@ def listening_port(process: subprocess.Popen[bytes]) -> int:
     """Return the port that a server which says nothing has chosen, once its model is ready."""
     watched = psutil.Process(process.pid)
     for _ in range(int(PATIENCE_S / 0.05)):
-        ports = [each.laddr.port for each in watched.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+        ports = [each.laddr.port for each in watched.connections("tcp") if each.status == psutil.CONN_LISTEN]
         if ports and is_ready(ports[0]):
             return int(ports[0])
         # Waits for its end, which would be a failure, and looks again.

@@ -223,10 +223,12 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let answers = Arc::new(Answers::default());
+    let (stopped, stopping) = watch::channel(false);
     let app = Arc::new(App {
         server: server.clone(),
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
+        stopping,
         answers: Arc::clone(&answers),
         settings: Settings::default(),
         compat: options.compat,
@@ -242,6 +244,7 @@ pub async fn serve(
         let draining = async {
             stop.await;
             server.stop();
+            stopped.send_replace(true);
             tracing::info!("shutting down: answering what has come");
             // New connections are still accepted meanwhile, so that health checks get their answer.
             let _ = tokio::time::timeout(DRAIN_LIMIT, app.in_flight.wait_for_none()).await;
