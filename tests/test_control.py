@@ -247,6 +247,18 @@ def test_answers_are_compressed_as_the_caller_likes_best(server: Server) -> None
             assert got.as_numpy("y").tobytes() == values.tobytes()
 
 
+def test_an_answer_says_that_it_varies_with_what_the_caller_accepts(server: Server) -> None:
+    for accepted in ("identity", "gzip"):
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        body = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}'
+        connection.request("POST", "/v2/models/same/infer", body, {"Accept-Encoding": accepted})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        assert (answer.status, answer.headers["Vary"]) == (200, "accept-encoding")
+        assert answer.headers.get("Content-Encoding", "identity") == accepted
+
+
 def test_generate_answers_a_flat_object(server: Server) -> None:
     status, answer = ask(server, "POST", "/v2/models/same/generate", b'{"x": [1, 2.5], "id": "7"}')
     assert (status, answer) == (200, {"model_name": "same", "model_version": "1", "id": "7", "y": [1.0, 2.5]})

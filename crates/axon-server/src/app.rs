@@ -24,8 +24,8 @@ pub(crate) struct App {
     /// The most bytes of a body or message, as sent and decoded.
     pub body_limit: usize,
     pub in_flight: InFlight,
-    /// True from when the server takes no more; it ends what would go on for ever.
-    pub stopping: watch::Receiver<bool>,
+    /// True when what has come is answered and the server is to end: what would go on for ever ends with it.
+    pub finishing: watch::Receiver<bool>,
     pub answers: Arc<Answers>,
     pub settings: Settings,
     pub compat: Compat,

@@ -17,7 +17,7 @@ use crate::proto::health::HealthCheckResponse;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::verbs;
 
-/// How often it is looked whether the models are ready; a shutdown is told at once.
+/// How often it is looked whether the models are ready. The end is told at once.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Whether the server serves now.
@@ -46,12 +46,12 @@ async fn run(app: Arc<App>, call: Call, frames: mpsc::Sender<Frame<Bytes>>) {
 
 /// Tells each change, and returns why it ends.
 async fn tell(app: &App, call: &Call, frames: &mpsc::Sender<Frame<Bytes>>) -> Error {
-    let mut stopping = app.stopping.clone();
+    let mut finishing = app.finishing.clone();
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = None;
     loop {
-        let is_stopping = *stopping.borrow_and_update();
+        let is_last = *finishing.borrow_and_update();
         let answer = check(app);
         if told != Some(answer.status) {
             told = Some(answer.status);
@@ -68,12 +68,12 @@ async fn tell(app: &App, call: &Call, frames: &mpsc::Sender<Frame<Bytes>>) -> Er
                 Err(error) => return error,
             }
         }
-        if is_stopping {
+        if is_last {
             return Error::shutting_down();
         }
         tokio::select! {
             _ = looks.tick() => {}
-            _ = stopping.changed() => {}
+            _ = finishing.changed() => {}
         }
     }
 }

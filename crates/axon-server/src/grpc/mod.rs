@@ -71,7 +71,9 @@ impl Answer for Grpc {
             return response;
         }
         if let Err(error) = check_host(request.version(), request.uri(), request.headers()) {
-            return refusal(self.app.compat, &error, Context::default());
+            let mut response = refusal(self.app.compat, &error, Context::default());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return response;
         }
         if reflection::is_asked(request.uri().path()) {
             let checked = wire::check_metadata(request.headers()).and(wire::timeout(request.headers()));

@@ -89,14 +89,14 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Reads questions and has them answered, until the caller has no more or breaks the framing, or the server stops.
+/// Reads questions and has them answered, until the caller has no more or breaks the framing, or the server ends.
 async fn read(app: Arc<App>, mut messages: Messages, call: Arc<Call>, asked: mpsc::Sender<Result<Asked>>) {
-    let mut stopping = app.stopping.clone();
+    let mut finishing = app.finishing.clone();
     loop {
         let next = tokio::select! {
             biased;
             // A caller that has nothing to ask now must not hold up the shutdown.
-            _ = stopping.wait_for(|stopping| *stopping) => Err(Error::shutting_down()),
+            _ = finishing.wait_for(|finishing| *finishing) => Err(Error::shutting_down()),
             message = messages.next() => match message {
                 Ok(Some(message)) => Ok(ask(&app, message, &call)),
                 Ok(None) => return,
