@@ -59,8 +59,8 @@ TRITON_SAYS: Final = [
         BINARY % 8,
         None,
         (
-            "must specify valid 'Infer-Header-Content-Length' in request header and 'binary_data_size' when passing inputs "
-            "in binary data format"
+            "must specify valid 'Infer-Header-Content-Length' in request header and 'binary_data_size' when passing "
+            "inputs in binary data format"
         ),
     ),
     (b"{}", "99", "inference header size should be in range (0, 2), got: 99"),
