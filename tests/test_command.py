@@ -197,6 +197,7 @@ def test_inspect_json_has_all_of_the_report(digits: Path) -> None:
     assert {key: value for key, value in report.items() if key not in (*measured, "runtime")} == {
         "name": "renamed",
         "version": 1,
+        "platform": "onnxruntime_onnx",
         "size_bytes": digits.stat().st_size,
         "opset": 17,
         "producer": "axon/examples/digits",
