@@ -147,6 +147,7 @@ BASE: Final[Mapping[str, Any]] = {"name": "INPUT0", "datatype": "FP32", "shape":
 A: Final = {**BASE, "name": "a"}
 B: Final = {**BASE, "name": "b"}
 TYPES: Final = "BOOL … UINT64 … INT8 … FP16 … BF16 … FP32 … BYTES"
+SHARED: Final = parameters(shared_memory_region="r", shared_memory_byte_size=12)
 CLASSES: Final = "outputs[0].parameters.classification"
 WHOLE: Final = question()
 GZIP: Final = {"grpc-encoding": "gzip"}
@@ -159,7 +160,15 @@ ASK: Final[Sequence[tuple[str, Any]]] = [
     ("ModelMetadata", pb.ModelMetadataRequest),
     ("ModelStatistics", pb.ModelStatisticsRequest),
 ]
-VERSIONS: Final = ("abc", "-1", "01", "36893488147419103232", "9223372036854775808")
+NAMES: Final = ("", "../../etc", "m\0", "..", "$(id)", "x" * 200)
+NAMED: Final[Sequence[tuple[str, Any, str]]] = [
+    *((path, kind, "name") for path, kind in ASK),
+    ("ModelConfig", pb.ModelConfigRequest, "name"),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest, "model_name"),
+    ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest, "model_name"),
+    ("TraceSetting", pb.TraceSettingRequest, "model_name"),
+]
+VERSIONS: Final = ("abc", "-1", "01", "0", "36893488147419103232", "9223372036854775808")
 
 # A table reads by its rows.
 # fmt: off
@@ -215,21 +224,32 @@ CASES: Final = [
                                                                  model_name=datatype.lower(), raw_input_contents=[]),
            "inputs[0].contents", f"expected raw_input_contents for {datatype} … got none")
       for datatype in ("FP16", "BF16")),
+    Case("B-27", "the data is in shared memory", question({**BASE, "parameters": SHARED}, raw_input_contents=[]),
+         "inputs[0].parameters.shared_memory_region", "expected … got", **UNIMPLEMENTED),
+    Case("B-27", "an output is to go to shared memory", question(outputs=[{"name": "OUTPUT0", "parameters": SHARED}]),
+         "outputs[0].parameters.shared_memory_region", "expected … got", **UNIMPLEMENTED),
     Case("B-28", "the id is 1 MiB long", lambda: question(id="x" * MIB), "id", "expected … 256 bytes … got",
          growth=10 * MIB),
-    Case("B-28", "the id is two lines", question(id="a\r\nlevel=ERROR"), "id", "expected … printable … got `a\\r\\n"),
+    *(Case("B-28", f"the id has {name}", question(id=text), "id", f"expected … printable … got {echo}")
+      for name, text, echo in (
+          ("a line break", "a\r\nlevel=ERROR", r"`a\r\n"), ("NUL", "a\0", "`a"),
+          ("a line separator", "a\u2028b", "`a"))),
     Case("B-29", "there are 65 parameters", question(parameters=parameters(**{f"k{at}": 1 for at in range(65)})),
          "parameters", "expected … 64 … got 65"),
     Case("B-29", "a parameter has no value", question(parameters=parameters(k=None)), "parameters",
          "expected a value for `k` … got none"),
     Case("B-29", "a key is reserved", question(parameters=parameters(triton_x=1)), "parameters",
          "expected … `triton_` … got `triton_x`"),
+    Case("B-29", "an input has 65 parameters",
+         question({**BASE, "parameters": parameters(**{f"k{at}": 1 for at in range(65)})}), "inputs[0].parameters",
+         "expected … 64 … got 65"),
     Case("B-29", "an output has 65 parameters",
          question(outputs=[{"name": "OUTPUT0", "parameters": parameters(**{f"k{at}": 1 for at in range(65)})}]),
          "outputs[0].parameters", "expected … 64 … got 65"),
     *(Case("B-30", f"the {key} is {value!r}", question(parameters=parameters(**{key: value})), f"parameters.{key}",
            "expected … integer … got")
-      for key, value in (("priority", "x"), ("priority", True), ("timeout", -5), ("timeout", 1.5))),
+      for key, value in (("priority", "x"), ("priority", True), ("timeout", -5), ("timeout", 1.5), ("timeout", True),
+                         ("timeout", "5"))),
     Case("B-31", "a sequence begins with id 0", question(parameters=parameters(sequence_id=0, sequence_start=True)),
          "parameters.sequence_id", "expected … got 0"),
     Case("B-31", "the sequence id is negative", question(parameters=parameters(sequence_id=-1)),
@@ -265,9 +285,13 @@ CASES: Final = [
     Case("B-38", "the model has failed", question(model_name="broken"), None,
          "`broken` … UNAVAILABLE … not an ONNX protobuf", number=14, code="UNAVAILABLE"),
     *(Case("B-41", f"the model is {name!r}", question(model_name=name), "model_name", "expected … got")
-      for name in ("", "../../etc", "m\0", "..", "$(id)", "x" * 200)),
+      for name in NAMES),
+    *(asked("B-41", f"{path} of {name!r}", path, kind(**{key: name}), "model_name", "expected … got")
+      for path, kind, key in NAMED for name in NAMES[1:3]),
     *(Case(row, f"{size} bytes come for 12", one(bytes(size)), "inputs[0]", f"expected 12 … got {size}")
-      for row, size in (("B-47", 8), ("B-47", 20), ("B-48", 13), ("B-62", 0), ("B-62", 40))),
+      for row, size in (("B-47", 8), ("B-47", 20), ("B-48", 13), ("B-48", 24), ("B-62", 0), ("B-62", 40))),
+    Case("B-62", "40 bytes come for 32", one(bytes(40), "fp64", datatype="FP64", shape=[1, 4]), "inputs[0]",
+         "expected 32 … got 40"),
     *(Case("B-50", name, one(raw, "bytes", datatype="BYTES"), "inputs[0]", words)
       for name, raw, words in (
           ("a string is longer than what is left", b"\xff\xff\xff\xff" + bytes(8),
@@ -300,6 +324,8 @@ CASES: Final = [
       for datatype, wanted, contents in (
           ("INT64", "int64_contents", "fp32_contents"), ("FP32", "fp32_contents", "fp64_contents"),
           ("BOOL", "bool_contents", "int_contents"), ("UINT8", "uint_contents", "int_contents"))),
+    Case("B-61", "4 strings come for 3 elements", typed("BYTES", "bytes_contents", [b"a"] * 4), "inputs[0].contents",
+         "expected 3 … got 4"),
     Case("B-61", "two kinds of contents", question({**BASE, "contents": {"fp32_contents": [1], "int_contents": [2, 3]}},
                                                    raw_input_contents=[]),
          "inputs[0].contents", "expected fp32_contents for FP32 … got int_contents"),
@@ -338,7 +364,10 @@ FRAMED: Final = [
            **UNIMPLEMENTED)
       for what, path in (
           ("method", SERVICE + "Nope"), ("method", SERVICE), ("method", "/grpc.health.v1.Health/Nope"),
-          ("service", "/nope.X/Y"), ("service", "/"), ("service", "/" + "z" * 40))),
+          ("service", "/nope.X/Y"), ("service", "/inference.Nope/ModelInfer"), ("service", "/"),
+          ("service", "/" + "z" * 40))),
+    Case("B-63", "the method has 8,000 characters", message(WHOLE), "method", "`/zzz … has no service",
+         path="/" + "z" * 8000, **UNIMPLEMENTED),
     *(Case("B-64", f"the encoding is {encoding}", message(WHOLE), "grpc-encoding",
            f"expected … identity … gzip … got `{encoding}`", headers={"grpc-encoding": encoding}, **UNIMPLEMENTED)
       for encoding in ("zzz", "br", "GZIP", "gzip,gzip")),
@@ -359,6 +388,12 @@ FRAMED: Final = [
            "expected at most 16384 bytes … got … `large`", headers={"large": "y" * size, "small": "x"}, number=8,
            code="HEADERS_TOO_LARGE", growth=10 * MIB)
       for size in (17 << 10, MIB)),
+    Case("B-57", "a stream ends within a message", message(WHOLE)[:-4], "message",
+         f"got {len(WHOLE) + 1} bytes … ended", path=STREAM),
+    Case("B-59", "a message of a stream has 64 MiB + 1", lambda: message(bytes(LIMIT + 1)), "message",
+         "67108865 > 67108864 … expected", path=STREAM, **TOO_LARGE),
+    Case("B-64", "the encoding of a stream is zzz", message(WHOLE), "grpc-encoding",
+         "expected … identity … gzip … got `zzz`", path=STREAM, headers={"grpc-encoding": "zzz"}, **UNIMPLEMENTED),
     Case("B-69", "there is no message", b"", "request", "empty … expected one message … got none"),
     Case("B-69", "there are two messages", message(WHOLE) * 2, "request", "expected one message … got several"),
 ]
@@ -369,6 +404,7 @@ ACCEPTED: Final = [
          _exact(2**53 + 1, -(2**63), 3)),
     Good("B-23", "2^64-1 is exact for UINT64", typed("UINT64", "uint64_contents", [2**64 - 1, 0, 1]),
          struct.pack("<3Q", 2**64 - 1, 0, 1)),
+    Good("B-23", "-128 and 127 are of INT8", typed("INT8", "int_contents", [-128, 127, 0]), b"\x80\x7f\0"),
     Good("B-24", "NaN and infinity are numbers", typed("FP32", "fp32_contents", [float("nan"), float("inf"), -0.0]),
          struct.pack("<3f", float("nan"), float("inf"), -0.0)),
     Good("B-28", "an id has 256 bytes", question(id="x" * 256), PAYLOAD),
@@ -389,7 +425,6 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "B-22": "typed contents of another type are B-61",
     "B-24": "protobuf carries NaN and infinity; they are among ACCEPTED",
     "B-25, B-26": "data is flat in a message; depth is B-58",
-    "B-27 in shared memory": "waits for shared memory, B-83 to B-92",
     "B-34": "a string is any bytes here, see ACCEPTED; raw ones that are cut are B-50",
     "B-35": "is B-59",
     "B-39, B-40": "are B-63",

@@ -239,10 +239,16 @@ def test_what_a_server_refuses_is_an_exception_of_its_kind(kind: str, url: str) 
         ask(kind, url, lambda client: client.infer("nobody", {"x": rows(1)}))
     with pytest.raises(ModelNotFound, match="nobody"):
         ask(kind, url, lambda client: client.metadata("nobody"))
-    with pytest.raises(InvalidRequest, match="expected 3, got 4") as caught:
+    with pytest.raises(InvalidRequest, match="expected 3, got 4"):
         ask(kind, url, lambda client: client.infer("FP32", {"INPUT0": rows(1, width=4)}))
-    if url.startswith("http:"):
-        assert caught.value.field == "inputs[0].shape[1]"
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_an_error_names_the_field_over_either_protocol(urls: dict[str, str], way: str, kind: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ask(kind, urls[way], lambda client: client.infer("FP32", {"INPUT0": rows(1, width=4)}))
+    assert caught.value.field == "inputs[0].shape[1]"
 
 
 @pytest.mark.parametrize(

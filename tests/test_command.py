@@ -197,6 +197,7 @@ def test_inspect_json_has_all_of_the_report(digits: Path) -> None:
     assert {key: value for key, value in report.items() if key not in (*measured, "runtime")} == {
         "name": "renamed",
         "version": 1,
+        "platform": "onnxruntime_onnx",
         "size_bytes": digits.stat().st_size,
         "opset": 17,
         "producer": "axon/examples/digits",
@@ -388,7 +389,7 @@ def listening_port(process: subprocess.Popen[bytes]) -> int:
     """Return the port that a server which says nothing has chosen, once its model is ready."""
     watched = psutil.Process(process.pid)
     for _ in range(int(PATIENCE_S / 0.05)):
-        ports = [each.laddr.port for each in watched.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+        ports = [each.laddr.port for each in watched.connections("tcp") if each.status == psutil.CONN_LISTEN]
         if ports and is_ready(ports[0]):
             return int(ports[0])
         # Waits for its end, which would be a failure, and looks again.

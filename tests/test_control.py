@@ -10,12 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from models import identity, mlp, save
 from serving import Server, serving
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 if TYPE_CHECKING:
@@ -38,6 +41,59 @@ version_policy { specific { versions: [ 1, 3 ] } }
 instance_group [ { count: 1 kind: KIND_CPU } ]
 dynamic_batching { }
 """
+TRACE_FILE: Final = "trace file location can not be updated through network protocol"
+BINARY: Final = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":%d}}]}'
+TRITON_SAYS: Final = [
+    (
+        BINARY % 4 + bytes(4),
+        str(len(BINARY % 4)),
+        "[request id: <id_unknown>] input byte size mismatch for input 'x' for model 'same'. Expected 8, got 4",
+    ),
+    (
+        BINARY % 8 + bytes(6),
+        str(len(BINARY % 8)),
+        "unexpected size for input 'x', expecting 2 additional bytes for model 'same'",
+    ),
+    (BINARY % 8 + bytes(9), str(len(BINARY % 8)), "unexpected additional input data for model 'same'"),
+    (
+        BINARY % 8,
+        None,
+        (
+            "must specify valid 'Infer-Header-Content-Length' in request header and 'binary_data_size' when passing "
+            "inputs in binary data format"
+        ),
+    ),
+    (b"{}", "99", "inference header size should be in range (0, 2), got: 99"),
+]
+TRITON_SAYS_OVER_GRPC: Final[list[tuple[dict[str, Any], str]]] = [
+    (
+        {"raw": [bytes(4)]},
+        "[request id: 7] input byte size mismatch for input 'x' for model 'same'. Expected 8, got 4",
+    ),
+    (
+        {"raw": [bytes(8)], "contents": {"fp32_contents": [1, 2]}},
+        "contents field must not be specified when using raw_input_contents for 'x' for model 'same'",
+    ),
+    ({}, "unable to find data for input tensor 'x' for model 'same' in request."),
+    (
+        {"contents": {"int_contents": [1, 2]}},
+        (
+            "unexpected explicit tensor data for input tensor 'x' for model 'same' of type 'INT32', expected datatype "
+            "'FP32'"
+        ),
+    ),
+    (
+        {"datatype": "BYTES", "raw": [b"\1\0\0\0a\1\0"]},
+        (
+            "[request id: 7] incomplete string length indicator for inference input 'x' for model 'same', expecting 4 "
+            "bytes but only 2 bytes available. Please make sure the string length indicator is in one buffer."
+        ),
+    ),
+    (
+        {"datatype": "BYTES", "raw": [b"\1\0\0\0a"]},
+        "[request id: 7] expected 2 string elements for inference input 'x' for model 'same', got 1",
+    ),
+]
 
 
 def client_of(server: Server, protocol: str) -> Any:  # noqa: ANN401 - the client has no types
@@ -247,6 +303,18 @@ def test_answers_are_compressed_as_the_caller_likes_best(server: Server) -> None
             assert got.as_numpy("y").tobytes() == values.tobytes()
 
 
+def test_an_answer_says_that_it_varies_with_what_the_caller_accepts(server: Server) -> None:
+    for accepted in ("identity", "gzip"):
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        body = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}'
+        connection.request("POST", "/v2/models/same/infer", body, {"Accept-Encoding": accepted})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        assert (answer.status, answer.headers["Vary"]) == (200, "accept-encoding")
+        assert answer.headers.get("Content-Encoding", "identity") == accepted
+
+
 def test_generate_answers_a_flat_object(server: Server) -> None:
     status, answer = ask(server, "POST", "/v2/models/same/generate", b'{"x": [1, 2.5], "id": "7"}')
     assert (status, answer) == (200, {"model_name": "same", "model_version": "1", "id": "7", "y": [1.0, 2.5]})
@@ -283,6 +351,21 @@ def test_triton_is_answered_in_its_own_words(repository: Path) -> None:
         connection.request("POST", "/v2/models/same/infer", body)
         assert connection.getresponse().status == 200, "B-24"
         connection.close()
+        for body, header, told in TRITON_SAYS:
+            headers = {} if header is None else {"Inference-Header-Content-Length": header}
+            assert ask(started, "POST", "/v2/models/same/infer", body, **headers) == (400, {"error": told})
+        assert ask(started, "POST", "/v2/trace/setting", b'{"trace_file": "x"}') == (501, {"error": TRACE_FILE})
+        unknown = {"error": "Request for unknown model : nope"}
+        assert ask(started, "GET", "/v2/models/nope/trace/setting") == (400, unknown)
+        with grpc.insecure_channel(started.grpc_address) as channel:
+            service = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for members, told in TRITON_SAYS_OVER_GRPC:
+                given = {"name": "x", "datatype": "FP32", "shape": [1, 2], **members}
+                raw = given.pop("raw", [])
+                message = pb.ModelInferRequest(model_name="same", id="7", inputs=[given], raw_input_contents=raw)
+                with pytest.raises(grpc.RpcError) as caught:
+                    service.ModelInfer(message, timeout=30)
+                assert (caught.value.code().name, caught.value.details()) == ("INVALID_ARGUMENT", told)
         for protocol in PROTOCOLS:
             client = client_of(started, protocol)
             client.unload_model("nope")

@@ -35,6 +35,7 @@ from tritonclient.utils import InferenceServerException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
     from serving import Server
@@ -331,6 +332,28 @@ def test_health_is_readiness(server: Server, tmp_path_factory: pytest.TempPathFa
                 health = health_pb2_grpc.HealthStub(channel)
                 for service in ("", "inference.GRPCInferenceService", "anything"):
                     assert health.Check(health_pb2.HealthCheckRequest(service=service)).status == expected
+
+
+def test_health_that_is_watched_is_told_when_it_changes_until_the_server_ends(tmp_path: Path) -> None:
+    save(identity("FP32"), tmp_path / "FP32.onnx")
+    (tmp_path / "broken.onnx").write_text("not a model")
+    states = health_pb2.HealthCheckResponse
+    options = ("--model-control-mode", "explicit", "--load-model", "FP32", "--log-level", "off")
+    with serving(tmp_path, *options) as ending, stub(ending) as service:
+        with grpc.insecure_channel(ending.grpc_address) as channel:
+            told = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+            assert next(told).status == states.SERVING
+            with pytest.raises(grpc.RpcError):
+                service.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="broken"), timeout=PATIENCE_S)
+            assert next(told).status == states.NOT_SERVING
+            service.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="broken"), timeout=PATIENCE_S)
+            assert next(told).status == states.SERVING
+            ending.process.terminate()
+            assert next(told).status == states.NOT_SERVING
+            with pytest.raises(grpc.RpcError) as caught:
+                next(told)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ending.process.wait(PATIENCE_S) == 0
 
 
 def test_reflection_lists_and_describes_the_services(server: Server) -> None:

@@ -163,7 +163,7 @@ def until(happens: Callable[[], Any], what: str) -> Any:  # noqa: ANN401
 def listening_port(process: subprocess.Popen[str], log: Path) -> int:
     def port() -> int | None:
         assert process.poll() is None, log.read_text()
-        sockets = psutil.Process(process.pid).net_connections(kind="tcp")
+        sockets = psutil.Process(process.pid).connections(kind="tcp")
         # The port for HTTP is opened before the one for gRPC.
         listening = sorted((one.fd, one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN)
         return listening[0][1] if len(listening) == PORTS else None

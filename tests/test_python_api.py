@@ -100,6 +100,20 @@ def test_a_folder_serves_each_version_of_each_model(tmp_path: Path) -> None:
     asyncio.run(asked())
 
 
+def test_metadata_names_what_runs_the_model(tmp_path: Path) -> None:
+    folder = tmp_path / "same" / "1"
+    folder.mkdir(parents=True)
+    config = """
+        backend: "identity"
+        max_batch_size: 4
+        input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+        output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
+    """
+    (folder.parent / "config.pbtxt").write_text(config)
+    with sync.InferenceServer.open(tmp_path) as server:
+        assert server.metadata("same").platform == "identity"
+
+
 def test_metadata_and_report_say_what_a_model_takes_and_gives(digits: Path) -> None:
     with sync.InferenceServer.load(digits, name="renamed") as server:
         assert server.is_ready()

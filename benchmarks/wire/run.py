@@ -170,7 +170,7 @@ def main() -> None:
             "0",
         ]
         server = stack.enter_context(Server([*command, "--grpc-port", "0"]))
-        sockets = psutil.Process(server.pid).net_connections("tcp")
+        sockets = psutil.Process(server.pid).connections("tcp")
         ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
         (grpc_port,) = ports - {int(server.address.rsplit(":", 1)[1])}
         made = cells(folder, load, server, f"127.0.0.1:{grpc_port}", stack)

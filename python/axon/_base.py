@@ -64,7 +64,7 @@ class ServerBase:
         return ModelMetadata(
             name=report["name"],
             versions=tuple(self._native.versions(model or "", version)),
-            platform="onnxruntime_onnx",
+            platform=report["platform"],
             inputs=tuple(map(TensorMetadata.from_report, report["inputs"])),
             outputs=tuple(map(TensorMetadata.from_report, report["outputs"])),
         )

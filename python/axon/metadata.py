@@ -39,7 +39,7 @@ class ModelMetadata:
     Attributes:
         name: The model.
         versions: The version asked for, else all that are ready, ascending.
-        platform: Always "onnxruntime_onnx".
+        platform: What runs it: "onnxruntime_onnx", or "identity" for the backend of tests.
         inputs: What it takes, in the model's order.
         outputs: What it gives, in the model's order.
     """

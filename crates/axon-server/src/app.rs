@@ -7,7 +7,7 @@ use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
@@ -24,6 +24,8 @@ pub(crate) struct App {
     /// The most bytes of a body or message, as sent and decoded.
     pub body_limit: usize,
     pub in_flight: InFlight,
+    /// True when what has come is answered and the server is to end: what would go on for ever ends with it.
+    pub finishing: watch::Receiver<bool>,
     pub answers: Arc<Answers>,
     pub settings: Settings,
     pub compat: Compat,

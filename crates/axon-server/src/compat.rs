@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use axon::reason::Reason;
+use axon::reason::{Payload, Reason};
 use axon::request::SequenceId;
 use axon::{Error, ErrorKind};
 
@@ -189,8 +189,80 @@ pub fn triton(error: &Error, context: Context<'_>) -> Told {
                 Name(output)
             ),
         ),
-        _ => by_kind(error),
+        _ => about_wire(reason, model).map_or_else(|| by_kind(error), |(codes, text)| told(codes, text)),
     }
+}
+
+/// What Triton says of bytes, contents and settings before its core has seen them.
+fn about_wire(reason: &Reason, model: Name<'_>) -> Option<((u16, u32), String)> {
+    let text = match reason {
+        Reason::Payload { input, problem } => about_payload(Name(input), problem, model)?,
+        Reason::BytesLeftOver => format!("unexpected additional input data for model '{model}'"),
+        Reason::NoHeaderLength => "must specify valid 'Infer-Header-Content-Length' in request header and \
+                                   'binary_data_size' when passing inputs in binary data format"
+            .to_owned(),
+        Reason::HeaderLength { body, got: Some(got) } => {
+            format!("inference header size should be in range (0, {body}), got: {got}")
+        }
+        Reason::ReservedParameter => {
+            "parameter keys starting with 'triton_' are reserved for Triton usage and should \
+                                      not be specified."
+                .to_owned()
+        }
+        Reason::TraceUnknown(name) => format!("Request for unknown model : {}", Name(name)),
+        Reason::TraceOff => "Expect only one trace level 'OFF' is specified".to_owned(),
+        Reason::TraceValue(key, got) => format!("Unable to parse '{key}', got: {}", Name(got)),
+        Reason::FileSetting(what) => {
+            let text = format!("{what} file location can not be updated through network protocol");
+            return Some((UNSUPPORTED, text));
+        }
+        Reason::LogFormat(got) => {
+            return Some((UNAVAILABLE, format!("invalid argument for --log_format, got: {}", Name(got))));
+        }
+        _ => return None,
+    };
+    Some((INVALID, text))
+}
+
+/// What Triton says of an input's payload before its core has seen it.
+fn about_payload(input: Name<'_>, problem: &Payload, model: Name<'_>) -> Option<String> {
+    Some(match problem {
+        Payload::Missing(bytes) => format!(
+            "unexpected size for input '{input}', expecting {bytes} additional bytes for model '{model}'"
+        ),
+        Payload::Twice => format!(
+            "contents field must not be specified when using raw_input_contents for '{input}' for model '{model}'"
+        ),
+        Payload::Nothing => {
+            format!("unable to find data for input tensor '{input}' for model '{model}' in request.")
+        }
+        Payload::Contents { got, expected } => format!(
+            "unexpected explicit tensor data for input tensor '{input}' for model '{model}' of type '{got}', expected \
+             datatype '{expected}'"
+        ),
+        Payload::Size { .. } | Payload::LengthCut(_) | Payload::Elements { .. } => return None,
+    })
+}
+
+/// What Triton's core says of an input's payload.
+fn about_bytes(input: Name<'_>, problem: &Payload, model: Name<'_>) -> Option<String> {
+    Some(match problem {
+        Payload::Size { expected, got } => format!(
+            "input byte size mismatch for input '{input}' for model '{model}'. Expected {expected}, got {got}"
+        ),
+        Payload::LengthCut(left) => format!(
+            "incomplete string length indicator for inference input '{input}' for model '{model}', expecting 4 bytes \
+             but only {left} bytes available. Please make sure the string length indicator is in one buffer."
+        ),
+        Payload::Elements { expected, got } if got > expected => format!(
+            "unexpected number of string elements {got} for inference input '{input}' for model '{model}', expecting \
+             {expected}"
+        ),
+        Payload::Elements { expected, got } => format!(
+            "expected {expected} string elements for inference input '{input}' for model '{model}', got {got}"
+        ),
+        _ => return None,
+    })
 }
 
 /// What Triton's core says of a request that does not fit its model; it puts the request's id in front.
@@ -239,6 +311,7 @@ fn about_request(reason: &Reason, model: Name<'_>) -> Option<String> {
              sequence batcher",
             sequence(id)
         ),
+        Reason::Payload { input, problem } => return about_bytes(Name(input), problem, model),
         _ => return None,
     })
 }
@@ -300,64 +373,4 @@ impl fmt::Display for Name<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(reason: Reason, http: u16, grpc: u32, text: &str) {
-        let error = Error::invalid("inputs", "x").because(reason);
-        let told = triton(&error, Context { model: "m", id: Some("7") });
-        assert_eq!((told.http, told.grpc, told.text.as_str()), (http, grpc, text));
-    }
-
-    #[test]
-    fn what_triton_says_is_said_word_for_word() {
-        let name = || "X".to_owned();
-        check(Reason::UnknownModel(name()), 400, 3, "Request for unknown model: 'X' is not found");
-        check(
-            Reason::UnknownVersion(name(), 99),
-            404,
-            5,
-            "Request for unknown model: 'X' version 99 is not found",
-        );
-        check(
-            Reason::NoReadyVersion(name()),
-            404,
-            5,
-            "Request for unknown model: 'X' has no available versions",
-        );
-        check(
-            Reason::MissingInputs { expected: 2, got: vec!["A".to_owned()], missing: vec!["B".to_owned()] },
-            400,
-            3,
-            "[request id: 7] expected 2 inputs but got 1 inputs for model 'm'. Got input(s) ['A'], but missing \
-             required input(s) ['B']. Please provide all required input(s).",
-        );
-        check(
-            Reason::WrongDatatype { input: name(), got: "INT32", expected: "FP32" },
-            400,
-            3,
-            "[request id: 7] inference input 'X' data-type is 'INT32', but model 'm' expects 'FP32'",
-        );
-        check(
-            Reason::TooManyRows(8),
-            400,
-            3,
-            "[request id: 7] inference request batch-size must be <= 8 for 'm'",
-        );
-        check(Reason::QueueFull, 503, 14, "Exceeds maximum queue size");
-        check(Reason::Expired, 503, 14, "Request timeout expired");
-        check(
-            Reason::TooFewElements,
-            500,
-            13,
-            "Failed to parse 'data' field: shape does not match true shape",
-        );
-        check(Reason::RegionExists(name()), 400, 6, "shared memory region 'X' already in manager");
-    }
-
-    #[test]
-    fn a_callers_text_is_cut_and_escaped() {
-        assert_eq!(Name("a\r\n").to_string(), "a\\u{d}\\u{a}");
-        assert_eq!(Name(&"x".repeat(1000)).to_string(), format!("{}…", "x".repeat(64)));
-    }
-}
+mod tests;

@@ -18,8 +18,9 @@ use serde_json::json;
 
 use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
-use crate::compat::Context;
+use crate::compat::{Compat, Context};
 use crate::connection::Answer;
+use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::{admin, openapi, page, verbs};
@@ -79,8 +80,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
         Err(error) => return Ok(refusal_with_allow(app, &error, head.uri.path())),
     };
     match route {
-        Route::Live => Ok(respond(StatusCode::OK, JSON, Frames::default())),
-        Route::Ready => verbs::ready(app).map(|()| respond(StatusCode::OK, JSON, Frames::default())),
+        Route::Live => health(app, &json!({ "live": true })),
+        Route::Ready => verbs::ready(app).and_then(|()| health(app, &json!({ "ready": true }))),
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } => {
@@ -165,7 +166,7 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
         ModelVerb::Ready => {
             app.server.model(name, version)?;
-            Ok(respond(StatusCode::OK, JSON, Frames::default()))
+            health(app, &json!({ "name": name, "ready": true }))
         }
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::Infer => infer::infer(app, asked, incoming).await,
@@ -218,6 +219,7 @@ fn check_head(head: &Parts) -> Result<()> {
     if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
         return Err(Error::invalid("Host", format_args!("expected one Host header, got {hosts}")));
     }
+    check_host(head.version, &head.uri, &head.headers)?;
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if encodings.next().is_some_and(|value| !chunked(value)) || encodings.next().is_some() {
@@ -259,6 +261,14 @@ fn content_encoding(headers: &HeaderMap) -> Option<String> {
         return Some("several".to_owned());
     }
     (encoding != "identity").then_some(encoding)
+}
+
+/// What a check of health is told. The client of `KServe` reads it; Triton says nothing.
+fn health(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
+    match app.compat {
+        Compat::Native => document(said),
+        Compat::Triton => Ok(respond(StatusCode::OK, JSON, Frames::default())),
+    }
 }
 
 fn document(value: &impl Serialize) -> Result<Response<Frames>> {

@@ -223,10 +223,12 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let answers = Arc::new(Answers::default());
+    let (finish, finishing) = watch::channel(false);
     let app = Arc::new(App {
         server: server.clone(),
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
+        finishing: finishing.clone(),
         answers: Arc::clone(&answers),
         settings: Settings::default(),
         compat: options.compat,
@@ -235,7 +237,6 @@ pub async fn serve(
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
     let connections = Connections::new(connection_limit());
-    let (finish, finishing) = watch::channel(false);
     {
         let accepting_http = accept(Some(&listeners.http), &http, &connections, &finishing);
         let accepting_grpc = accept(listeners.grpc.as_ref(), &grpc, &connections, &finishing);

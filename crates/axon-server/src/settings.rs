@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axon::error::Echo;
+use axon::reason::Reason;
 use axon::{Error, ErrorKind, Result};
 
 use crate::logging;
@@ -138,7 +139,11 @@ fn check_trace(key: &str, values: Option<&[String]>) -> Result<&'static str> {
     let Some(values) = values else { return Ok(known) };
     let wrong = |expected: &str| {
         let got = axon::error::echo_names(values.iter().map(String::as_str));
-        Err(Error::invalid(known, format_args!("expected {expected}, got {got}")))
+        let reason = match (known, values) {
+            ("trace_level", values) if values.iter().any(|level| level == "OFF") => Reason::TraceOff,
+            _ => Reason::TraceValue(known, values.first().cloned().unwrap_or_default()),
+        };
+        Err(Error::invalid(known, format_args!("expected {expected}, got {got}")).because(reason))
     };
     if values.iter().map(String::len).sum::<usize>() > MAX_VALUE {
         return wrong("at most 256 bytes");
@@ -148,11 +153,7 @@ fn check_trace(key: &str, values: Option<&[String]>) -> Result<&'static str> {
         _ => "",
     };
     match known {
-        "trace_file" => Err(Error::at(
-            ErrorKind::Unimplemented,
-            "trace_file",
-            "cannot be changed over the network: expected it on the server, got an update",
-        )),
+        "trace_file" => Err(file_setting("trace_file", "trace")),
         "trace_mode" => Err(Error::at(
             ErrorKind::Unimplemented,
             "trace_mode",
@@ -170,6 +171,16 @@ fn check_trace(key: &str, values: Option<&[String]>) -> Result<&'static str> {
         _ if one.parse::<u32>().is_ok() => Ok(known),
         _ => wrong("a whole number"),
     }
+}
+
+/// Where traces or the log are written is the operator's to say.
+fn file_setting(key: &'static str, what: &'static str) -> Error {
+    Error::at(
+        ErrorKind::Unimplemented,
+        key,
+        "cannot be changed over the network: expected it on the server, got an update",
+    )
+    .because(Reason::FileSetting(what))
 }
 
 type LogChange = Box<dyn FnOnce(&Settings)>;
@@ -201,13 +212,10 @@ fn log_change(key: &str, value: LogValue) -> Result<LogChange> {
         ("log_format", LogValue::Text(format)) => Err(Error::invalid(
             "log_format",
             format_args!("expected `default` or `ISO8601`, got {}", Echo(&format)),
-        )),
+        )
+        .because(Reason::LogFormat(format))),
         ("log_format", _) => Err(Error::invalid("log_format", "expected a string, got something else")),
-        ("log_file", _) => Err(Error::at(
-            ErrorKind::Unimplemented,
-            "log_file",
-            "cannot be changed over the network: expected it on the server, got an update",
-        )),
+        ("log_file", _) => Err(file_setting("log_file", "log")),
         _ => Err(Error::invalid(
             "settings",
             format_args!(

@@ -149,7 +149,11 @@ impl From<(u64, u64)> for StatisticDuration {
 
 /// The trace settings of a model that is here, or of the server.
 pub(crate) fn check_traced(app: &App, model: Option<&str>) -> Result<()> {
-    model.map_or(Ok(()), |model| app.server.model(model, None).map(drop))
+    let Some(model) = model else { return Ok(()) };
+    app.server.model(model, None).map(drop).map_err(|error| match error.reason() {
+        Some(Reason::UnknownModel(_)) => error.because(Reason::TraceUnknown(model.to_owned())),
+        _ => error,
+    })
 }
 
 /// What the repository holds; only what is ready if asked so.

@@ -91,6 +91,36 @@ pub enum Reason {
     LoadUnknown(String),
     /// A model that is to be unloaded is not in the repository.
     UnloadUnknown(String),
+    /// The bytes or contents of an input do not fit it.
+    Payload {
+        /// The input.
+        input: String,
+        /// What is wrong.
+        problem: Payload,
+    },
+    /// There are bytes behind the last binary input.
+    BytesLeftOver,
+    /// A binary input came without the header that says where the text ends.
+    NoHeaderLength,
+    /// The header that says where the text ends says more than the body has.
+    HeaderLength {
+        /// The bytes of the body.
+        body: usize,
+        /// What the header says; `None` for no whole number.
+        got: Option<usize>,
+    },
+    /// A parameter's name is reserved.
+    ReservedParameter,
+    /// A trace setting is to be changed of a model that is not there.
+    TraceUnknown(String),
+    /// The file of the traces, or of the log, is to be changed.
+    FileSetting(&'static str),
+    /// A trace level stands beside `OFF`.
+    TraceOff,
+    /// A trace setting has a wrong value.
+    TraceValue(&'static str, String),
+    /// The format of the log is unknown.
+    LogFormat(String),
     /// A version of a model cannot be loaded.
     LoadFailed(String, u64),
     /// The repository was named, and there is only one.
@@ -109,5 +139,39 @@ pub enum Reason {
         got: u64,
         /// What it needs.
         needed: u64,
+    },
+}
+
+/// What is wrong with the bytes or contents of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Their number of bytes is another.
+    Size {
+        /// The bytes of the type and shape.
+        expected: u64,
+        /// Those that came.
+        got: u64,
+    },
+    /// So many bytes of the body are missing.
+    Missing(u64),
+    /// The length of a string is cut after so many bytes.
+    LengthCut(usize),
+    /// Their number of strings is another.
+    Elements {
+        /// The elements of the shape.
+        expected: usize,
+        /// Those that came.
+        got: usize,
+    },
+    /// Typed contents came beside raw ones.
+    Twice,
+    /// There are none.
+    Nothing,
+    /// Typed contents are of another type.
+    Contents {
+        /// The type whose contents came.
+        got: &'static str,
+        /// The input's.
+        expected: &'static str,
     },
 }

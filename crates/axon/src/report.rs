@@ -14,6 +14,8 @@ pub struct ModelReport {
     pub name: String,
     /// Its version.
     pub version: u64,
+    /// What runs it, as the protocol names it.
+    pub platform: &'static str,
     /// Bytes of its file; 0 for a model without one.
     pub size_bytes: u64,
     /// The version of the default operator set.
@@ -88,6 +90,7 @@ impl ModelReport {
         Self {
             name: model.name().to_owned(),
             version: model.version(),
+            platform: model.platform(),
             size_bytes: outline.size,
             opset: outline.opset,
             producer: outline.producer,

@@ -130,7 +130,7 @@ class GrpcCodec(Codec[GrpcRequest, GrpcReply]):
         status = _failure.STATUSES.get(reply.code, 500)
         if reply.code == "RESOURCE_EXHAUSTED" and retry_after_s is not None:
             status = 429
-        return _failure.failed(call, _failure.Said(status, reply.text, None, retry_after_s))
+        return _failure.failed(call, _failure.Said(status, reply.text, metadata.get("axon-field"), retry_after_s))
 
     def answer(self, call: Call, reply: GrpcReply) -> Answer:
         """Read the answer; see `Codec.answer`."""

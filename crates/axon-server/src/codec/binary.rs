@@ -5,6 +5,7 @@
 //! **Source:** Triton's extension "binary tensor data", with its "raw binary request".
 
 use axon::error::{Echo, Error, Result};
+use axon::reason::{Payload, Reason};
 use axon::request::{Inputs, NamedTensor};
 use axon::signature::{Dimension, TensorSpec};
 use bytes::Bytes;
@@ -26,18 +27,19 @@ pub(super) const HEADER: &str = "Inference-Header-Content-Length";
 /// [`ErrorKind::InvalidRequest`](axon::ErrorKind) that names the header and the body's length.
 pub fn parse_header_length(value: &[u8], body_length: usize) -> Result<usize> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let length = digits
-        .then(|| {
-            // Digits that overflow are longer than any body.
-            let add = |sum: usize, byte: &u8| sum.saturating_mul(10).saturating_add(usize::from(byte - b'0'));
-            value.iter().fold(0, add)
-        })
-        .filter(|&length| length <= body_length);
-    length.ok_or_else(|| {
-        Field::top(HEADER).invalid(format_args!(
-            "expected an integer from 0 to {body_length}, the length of the body, got {}",
-            Echo(&String::from_utf8_lossy(value.get(..value.len().min(256)).unwrap_or_default()))
-        ))
+    let length = digits.then(|| {
+        // Digits that overflow are longer than any body.
+        let add = |sum: usize, byte: &u8| sum.saturating_mul(10).saturating_add(usize::from(byte - b'0'));
+        value.iter().fold(0, add)
+    });
+    length.filter(|&length| length <= body_length).ok_or_else(|| {
+        let reason = Reason::HeaderLength { body: body_length, got: length };
+        Field::top(HEADER)
+            .invalid(format_args!(
+                "expected an integer from 0 to {body_length}, the length of the body, got {}",
+                Echo(&String::from_utf8_lossy(value.get(..value.len().min(256)).unwrap_or_default()))
+            ))
+            .because(reason)
     })
 }
 
@@ -45,10 +47,11 @@ pub fn parse_header_length(value: &[u8], body_length: usize) -> Result<usize> {
 pub(super) fn check_no_sections(inputs: &[Input]) -> Result<()> {
     for (index, input) in inputs.iter().enumerate() {
         if let Source::Binary { size: size @ 1.., .. } = input.source {
-            return Err(Field::top(HEADER).invalid(format_args!(
+            let error = Field::top(HEADER).invalid(format_args!(
                 "expected the length of the JSON part, because inputs[{index}] has a binary_data_size of {size}, got \
                  no such header"
-            )));
+            ));
+            return Err(error.because(Reason::NoHeaderLength));
         }
     }
     Ok(())
@@ -107,41 +110,59 @@ pub(super) fn attach(
                 continue;
             }
             Source::Binary { datatype, shape, size } => {
-                check_size(Field::input(index, ""), datatype, &shape, size)?;
+                check_size(Field::input(index, ""), Some(&name), datatype, &shape, size)?;
                 let section = usize::try_from(size).ok().and_then(|size| from.checked_add(size));
                 let Some(to) = section.filter(|&to| to <= length) else {
                     let left = length.saturating_sub(from) as u64;
                     let missing = size.saturating_sub(left);
-                    return Err(Field::input(index, "").invalid(format_args!(
-                        "{missing} bytes missing: expected {size} bytes, got {left}"
-                    )));
+                    let error = Field::input(index, "")
+                        .invalid(format_args!("{missing} bytes missing: expected {size} bytes, got {left}"));
+                    return Err(of_input(error, Some(&name), Payload::Missing(missing)));
                 };
                 let section =
                     if text_is_long { Memory::copy_of(&memory[from..to]) } else { memory.slice(from..to) };
                 from = to;
-                tensor(Field::input(index, ""), datatype, shape, section)?
+                tensor(Field::input(index, ""), Some(&name), datatype, shape, section)?
             }
         };
         attached.tensors.push(NamedTensor { name, tensor });
     }
     if from < length {
-        return Err(Field::BODY.invalid(format_args!(
-            "{} bytes left over: expected {} bytes behind the JSON part, got {}",
-            length - from,
-            from - start,
-            length - start
-        )));
+        return Err(Field::BODY
+            .invalid(format_args!(
+                "{} bytes left over: expected {} bytes behind the JSON part, got {}",
+                length - from,
+                from - start,
+                length - start
+            ))
+            .because(Reason::BytesLeftOver));
     }
     Ok(attached)
 }
 
+/// Says of an error with which input's payload what is wrong, where the input's name is known.
+pub(super) fn of_input(error: Error, input: Option<&str>, problem: Payload) -> Error {
+    match input {
+        Some(input) => error.because(Reason::Payload { input: input.to_owned(), problem }),
+        None => error,
+    }
+}
+
 /// Checks the size in bytes that an input gives for a tensor of this type and shape.
-pub(super) fn check_size(field: Field, datatype: DataType, shape: &Shape, size: u64) -> Result<()> {
+pub(super) fn check_size(
+    field: Field,
+    input: Option<&str>,
+    datatype: DataType,
+    shape: &Shape,
+    size: u64,
+) -> Result<()> {
     let Some(width) = datatype.size() else { return Ok(()) };
     match shape.element_count().checked_mul(width) {
         Some(expected) if expected as u64 == size => Ok(()),
         Some(expected) => {
-            Err(field.invalid(format_args!("expected {expected} bytes for {datatype} {shape}, got {size}")))
+            let error =
+                field.invalid(format_args!("expected {expected} bytes for {datatype} {shape}, got {size}"));
+            Err(of_input(error, input, Payload::Size { expected: expected as u64, got: size }))
         }
         None => {
             Err(field
@@ -151,7 +172,13 @@ pub(super) fn check_size(field: Field, datatype: DataType, shape: &Shape, size: 
 }
 
 /// The tensor that these bytes of a caller are.
-pub(super) fn tensor(field: Field, datatype: DataType, shape: Shape, memory: Memory) -> Result<Tensor> {
+pub(super) fn tensor(
+    field: Field,
+    input: Option<&str>,
+    datatype: DataType,
+    shape: Shape,
+    memory: Memory,
+) -> Result<Tensor> {
     Tensor::new(datatype, shape, memory).map_err(|error| {
         match error {
             TensorError::Bool { index, value } => {
@@ -160,12 +187,16 @@ pub(super) fn tensor(field: Field, datatype: DataType, shape: Shape, memory: Mem
             TensorError::Bytes(BytesError::ElementCut { index, length, left }) => field.invalid(format_args!(
                 "element {index} length {length} > {left} left: expected at most {left} bytes, got a length of {length}"
             )),
-            TensorError::Bytes(BytesError::PrefixCut { index, left }) => field.invalid(format_args!(
-                "element {index} length cut: expected {} bytes, got {left}",
-                synapse::bytes::PREFIX
-            )),
+            TensorError::Bytes(BytesError::PrefixCut { index, left }) => {
+                let error = field.invalid(format_args!(
+                    "element {index} length cut: expected {} bytes, got {left}",
+                    synapse::bytes::PREFIX
+                ));
+                of_input(error, input, Payload::LengthCut(left))
+            }
             TensorError::Bytes(BytesError::Count { expected, got }) => {
-                field.invalid(format_args!("expected {expected} elements, got {got}"))
+                let error = field.invalid(format_args!("expected {expected} elements, got {got}"));
+                of_input(error, input, Payload::Elements { expected, got })
             }
             TensorError::Size { .. } | TensorError::Shape(_) => field.invalid(error),
         }
@@ -239,7 +270,7 @@ fn raw_values(body: Bytes, datatype: DataType, width: usize, sizes: &[Option<usi
     } else {
         return Err(wrong(format_args!("{fixed} bytes")));
     };
-    tensor(Field::input(0, ""), datatype, raw_shape(sizes, free)?, Memory::from_owner(body))
+    tensor(Field::input(0, ""), None, datatype, raw_shape(sizes, free)?, Memory::from_owner(body))
 }
 
 fn raw_element(body: &[u8], sizes: &[Option<usize>]) -> Result<Tensor> {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use axon::error::{Echo, Result};
+use axon::error::{Echo, Error, Result};
+use axon::reason::Reason;
 use synapse::DataType;
 
 use super::field::Field;
@@ -27,6 +28,13 @@ pub(crate) fn id(id: &str) -> Result<()> {
         return Err(field.invalid(format_args!("expected printable characters, got {}", Echo(id))));
     }
     Ok(())
+}
+
+/// The error of a parameter whose key is reserved.
+pub(super) fn reserved(field: Field, key: &str) -> Error {
+    let problem =
+        format_args!("expected no key that begins with `triton_`, which is reserved, got {}", Echo(key));
+    field.invalid(problem).because(Reason::ReservedParameter)
 }
 
 /// Checks the name of a tensor.

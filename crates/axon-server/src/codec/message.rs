@@ -5,15 +5,16 @@
 //! **Source:** Open Inference Protocol over gRPC; Triton's extensions, whose parameters are typed.
 
 use axon::error::{Echo, Error, Result};
-use axon::reason::Reason;
+use axon::reason::{Payload, Reason};
 use axon::request::{InferenceResponse, Inputs, NamedTensor, Parameter, Sequence, SequenceId};
 use bytes::Bytes;
 use synapse::{DataType, Memory, Shape, Tensor};
 
-use super::binary::Unread;
+use super::binary::{Unread, of_input};
 use super::field::Field;
 use super::parameters::{MAX_KEYS, MAX_SEQUENCE_ID, RequestParameters};
 use super::shared::{self, Resolver, SharedParameters, SharedPart};
+use super::typed::{contents_of, type_of};
 use super::{DecodeOptions, Decoded, Labels, ListedOutput, OutputFormat, Parsed, binary, check, classify};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -90,11 +91,12 @@ fn read_inputs(
         }
         let tensor = match raw.next() {
             Some(_) if is_typed => {
-                return Err(Field::input(index, "contents")
-                    .invalid("expected none beside raw_input_contents, got some"));
+                let error = Field::input(index, "contents")
+                    .invalid("expected none beside raw_input_contents, got some");
+                return Err(of_input(error, Some(&name), Payload::Twice));
             }
-            Some(bytes) => raw_tensor(index, datatype, shape, bytes)?,
-            None => typed_tensor(index, datatype, shape, &contents)?,
+            Some(bytes) => raw_tensor(index, &name, datatype, shape, bytes)?,
+            None => typed_tensor(index, &name, datatype, shape, &contents)?,
         };
         tensors.push(NamedTensor { name, tensor });
     }
@@ -181,16 +183,17 @@ fn read_shape(index: usize, name: &str, dimensions: &[i64]) -> Result<Shape> {
     })
 }
 
-fn raw_tensor(index: usize, datatype: DataType, shape: Shape, bytes: Bytes) -> Result<Tensor> {
-    binary::check_size(Field::input(index, ""), datatype, &shape, bytes.len() as u64)?;
+fn raw_tensor(index: usize, name: &str, datatype: DataType, shape: Shape, bytes: Bytes) -> Result<Tensor> {
+    binary::check_size(Field::input(index, ""), Some(name), datatype, &shape, bytes.len() as u64)?;
     // A small tensor must not keep a long message alive: the queue's bound counts the tensors. What is copied is small.
     let memory = if bytes.len() < KEPT { Memory::copy_of(&bytes) } else { Memory::from_owner(bytes) };
-    binary::tensor(Field::input(index, ""), datatype, shape, memory)
+    binary::tensor(Field::input(index, ""), Some(name), datatype, shape, memory)
 }
 
 /// A tensor of typed contents; copies every element once.
 fn typed_tensor(
     index: usize,
+    name: &str,
     datatype: DataType,
     shape: Shape,
     contents: &InferTensorContents,
@@ -211,11 +214,14 @@ fn typed_tensor(
     };
     let wrong = filled.iter().find(|(name, count)| *count > 0 && *name != wanted);
     if let Some((got, _)) = wrong {
-        return Err(field.invalid(format_args!("expected {wanted} for {datatype}, got {got}")));
+        let error = field.invalid(format_args!("expected {wanted} for {datatype}, got {got}"));
+        let problem = Payload::Contents { got: type_of(got), expected: datatype.name() };
+        return Err(of_input(error, Some(name), problem));
     }
     let got: usize = filled.iter().map(|(_, count)| count).sum();
     if got != shape.element_count() {
-        return Err(field.invalid(format_args!("expected {} elements, got {got}", shape.element_count())));
+        let error = field.invalid(format_args!("expected {} elements, got {got}", shape.element_count()));
+        return Err(if got == 0 { of_input(error, Some(name), Payload::Nothing) } else { error });
     }
     let c = contents;
     let bytes = match datatype {
@@ -243,22 +249,7 @@ fn typed_tensor(
         }
         DataType::Fp16 | DataType::Bf16 => Vec::new(),
     };
-    binary::tensor(Field::input(index, ""), datatype, shape, Memory::copy_of(&bytes))
-}
-
-/// The field of typed contents for a data type; none for the two that the protocol takes raw only.
-const fn contents_of(datatype: DataType) -> Option<&'static str> {
-    match datatype {
-        DataType::Bool => Some("bool_contents"),
-        DataType::Int8 | DataType::Int16 | DataType::Int32 => Some("int_contents"),
-        DataType::Int64 => Some("int64_contents"),
-        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 => Some("uint_contents"),
-        DataType::Uint64 => Some("uint64_contents"),
-        DataType::Fp32 => Some("fp32_contents"),
-        DataType::Fp64 => Some("fp64_contents"),
-        DataType::Bytes => Some("bytes_contents"),
-        DataType::Fp16 | DataType::Bf16 => None,
-    }
+    binary::tensor(Field::input(index, ""), Some(name), datatype, shape, Memory::copy_of(&bytes))
 }
 
 /// The least and the greatest value of a data type that is narrower than its contents.
@@ -310,10 +301,7 @@ fn request_parameters(parameters: Parameters) -> Result<RequestParameters> {
             // Outputs are raw anyway; the second asks for an empty last answer, which only decoupled models have.
             "binary_data_output" | "triton_enable_empty_final_response" => {}
             _ if key.starts_with("triton_") => {
-                return Err(field.invalid(format_args!(
-                    "expected no key that begins with `triton_`, which is reserved, got {}",
-                    Echo(&key)
-                )));
+                return Err(check::reserved(field, &key));
             }
             _ => read.custom.push((key, custom(choice))),
         }

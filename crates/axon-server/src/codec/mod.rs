@@ -28,6 +28,7 @@ mod shared;
 mod string;
 #[cfg(test)]
 mod tests;
+mod typed;
 
 use std::time::Duration;
 

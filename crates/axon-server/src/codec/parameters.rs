@@ -6,6 +6,7 @@ use axon::error::{Echo, Result};
 use axon::request::{Parameter, Sequence, SequenceId};
 
 use super::ListedOutput;
+use super::check;
 use super::field::Field;
 use super::number::Scalar;
 use super::scan::{Kind, Scanner};
@@ -73,10 +74,7 @@ pub(super) fn request(scanner: &mut Scanner<'_>) -> Result<RequestParameters> {
                 boolean(scanner, &mut binary_output, Field::top("parameters.binary_data_output"))?;
             }
             _ if key.starts_with("triton_") => {
-                return Err(field.invalid(format_args!(
-                    "expected no key that begins with `triton_`, which is reserved, got {}",
-                    Echo(key)
-                )));
+                return Err(check::reserved(field, key));
             }
             _ => custom.read(scanner, field, key)?,
         }

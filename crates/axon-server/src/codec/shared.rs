@@ -115,7 +115,7 @@ impl<'a> Resolver<'a> {
     ) -> Result<SharedInput> {
         let part = self.part(Place::Input(index), parameters)?;
         let field = part.place.field(BYTE_SIZE);
-        binary::check_size(field, datatype, &shape, part.byte_size)?;
+        binary::check_size(field, None, datatype, &shape, part.byte_size)?;
         // A region may be backed by less memory than it is long, so its length bounds nothing.
         self.left = self.left.checked_sub(part.byte_size).ok_or_else(|| {
             let (limit, more) = (self.limit, part.byte_size - self.left);
@@ -271,7 +271,7 @@ impl SharedInput {
         let mut memory = MemoryMut::zeroed(length);
         // The one copy: the region's bytes are the caller's, and may change at any time.
         part.region.read(part.offset, &mut memory).map_err(|error| part.failed(&error))?;
-        binary::tensor(part.place.field(""), datatype, shape, memory.freeze())
+        binary::tensor(part.place.field(""), None, datatype, shape, memory.freeze())
     }
 }
 

@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use axon::error::Echo;
-use axon::repository::LoadOverrides;
+use axon::repository::{LoadOverrides, check_name};
 use axon::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 
-use super::decode;
+use super::{decode, health};
 use crate::admin;
 use crate::app::App;
 use crate::proto::DESCRIPTORS;
-use crate::proto::health::HealthCheckResponse;
-use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::inference::log_settings_request::setting_value::ParameterChoice;
 use crate::proto::inference::model_repository_parameter::ParameterChoice as RepositoryChoice;
 use crate::proto::inference::{
@@ -60,6 +58,7 @@ pub(super) enum Verb {
     TraceSetting,
     LogSettings,
     HealthCheck,
+    HealthWatch,
 }
 
 impl Verb {
@@ -89,30 +88,41 @@ impl Verb {
             _ => return None,
         })
     }
+
+    /// The call of the health service with this name.
+    pub fn of_health(method: &str) -> Option<Self> {
+        match method {
+            "Check" => Some(Self::HealthCheck),
+            "Watch" => Some(Self::HealthWatch),
+            _ => None,
+        }
+    }
 }
 
-/// Answers any call but the two that infer.
+/// Answers any call but the two that infer and the one that watches.
 pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result<BytesMut> {
     match verb {
         Verb::ServerLive => encode(&ServerLiveResponse { live: true }),
         Verb::ServerReady => encode(&ServerReadyResponse { ready: verbs::ready(app).is_ok() }),
-        Verb::HealthCheck => {
-            let status =
-                if verbs::ready(app).is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
-            encode(&HealthCheckResponse { status: status.into() })
-        }
+        Verb::HealthCheck => encode(&health::check(app)),
         Verb::ModelReady => {
             let ModelReadyRequest { name, version } = decode(message)?;
+            check_name(&name)?;
             let ready = app.server.model(&name, parse(&version)?).is_ok();
             encode(&ModelReadyResponse { ready })
         }
         Verb::ServerMetadata => encode(&verbs::server_metadata(app)),
         Verb::ModelMetadata => {
             let ModelMetadataRequest { name, version } = decode(message)?;
+            check_name(&name)?;
             encode(&verbs::model_metadata(app, &name, parse(&version)?)?)
         }
         Verb::ModelStatistics => {
             let ModelStatisticsRequest { name, version } = decode(message)?;
+            // No name is all models.
+            if !name.is_empty() {
+                check_name(&name)?;
+            }
             let model_stats = verbs::statistics(app, &name, parse(&version)?)?;
             encode(&ModelStatisticsResponse { model_stats })
         }
@@ -123,11 +133,13 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         }
         Verb::RepositoryModelLoad => {
             let RepositoryModelLoadRequest { repository_name, model_name, parameters } = decode(message)?;
+            check_name(&model_name)?;
             verbs::load(app, Some(&repository_name), &model_name, overrides(parameters)?).await?;
             encode(&RepositoryModelLoadResponse {})
         }
         Verb::RepositoryModelUnload => {
             let RepositoryModelUnloadRequest { repository_name, model_name, parameters } = decode(message)?;
+            check_name(&model_name)?;
             let dependents = unload_dependents(&parameters)?;
             verbs::unload(app, Some(&repository_name), &model_name, dependents).await?;
             encode(&RepositoryModelUnloadResponse {})
@@ -166,10 +178,13 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         Verb::LogSettings => log_settings(app, message),
         Verb::ModelConfig => {
             let ModelConfigRequest { name, version } = decode(message)?;
+            check_name(&name)?;
             let config = config_message(verbs::model_config(app, &name, parse(&version)?)?)?;
             encode(&ModelConfigResponse { config: Some(config) })
         }
-        Verb::ModelInfer | Verb::ModelStreamInfer => Err(Error::internal("inference is answered elsewhere")),
+        Verb::ModelInfer | Verb::ModelStreamInfer | Verb::HealthWatch => {
+            Err(Error::internal("what infers or watches is answered elsewhere"))
+        }
     }
 }
 
@@ -239,6 +254,7 @@ fn unload_dependents(parameters: &LoadParameters) -> Result<bool> {
 fn trace_setting(app: &App, message: Bytes) -> Result<BytesMut> {
     let TraceSettingRequest { settings, model_name } = decode(message)?;
     let model = (!model_name.is_empty()).then_some(model_name.as_str());
+    model.map_or(Ok(()), check_name)?;
     verbs::check_traced(app, model)?;
     // No value clears a setting.
     let update = settings.into_iter().map(|(key, setting)| {

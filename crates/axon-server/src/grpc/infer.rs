@@ -88,9 +88,13 @@ pub(super) fn encode(message: &ModelInferResponse, raw: Vec<Memory>) -> Result<(
 
 pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Result<Response<GrpcBody>> {
     let length = message.len();
-    let question = read(app, decode(message)?, length, call.timeout).await?;
-    let (model, id) = (question.request.model.clone(), question.id.clone());
-    match ask(app, question).await {
+    let message: ModelInferRequest = decode(message)?;
+    let (model, id) = (message.model_name.clone(), (!message.id.is_empty()).then(|| message.id.clone()));
+    let answered = match read(app, message, length, call.timeout).await {
+        Ok(question) => ask(app, question).await,
+        Err(error) => Err(error),
+    };
+    match answered {
         Ok((message, raw)) => {
             let (message, tail) = encode(&message, raw)?;
             respond(call, message, tail)

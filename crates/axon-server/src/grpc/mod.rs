@@ -5,6 +5,7 @@
 
 mod body;
 mod calls;
+mod health;
 mod infer;
 mod reflection;
 mod status;
@@ -26,6 +27,8 @@ use crate::app::App;
 use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
 use crate::connection::Answer;
+use crate::host::check_host;
+use crate::proto::health::HealthCheckRequest;
 use body::GrpcBody;
 use calls::Verb;
 use wire::Messages;
@@ -65,6 +68,11 @@ impl Answer for Grpc {
         if request.method() != Method::POST || !wire::is_grpc(request.headers()) {
             let mut response = Response::new(GrpcBody::Ready([].into(), None));
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return response;
+        }
+        if let Err(error) = check_host(request.version(), request.uri(), request.headers()) {
+            let mut response = refusal(self.app.compat, &error, Context::default());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
             return response;
         }
         if reflection::is_asked(request.uri().path()) {
@@ -109,6 +117,10 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
             let _guard = app.enter()?;
             infer::answer(app, messages.only().await?, &call).await
         }
+        Verb::HealthWatch => {
+            let _: HealthCheckRequest = decode(messages.only().await?)?;
+            Ok(health::watch(app, call))
+        }
         verb => {
             let message = messages.only().await?;
             let answer = calls::answer(app, verb, message).await?;
@@ -129,7 +141,7 @@ fn verb(path: &str) -> Result<Verb> {
         path.strip_prefix('/').and_then(|path| path.split_once('/')).unwrap_or(("", path));
     let verb = match service {
         INFERENCE => Verb::of_inference(method),
-        HEALTH => (method == "Check").then_some(Verb::HealthCheck),
+        HEALTH => Verb::of_health(method),
         _ => return Err(unknown("service", service)),
     };
     verb.ok_or_else(|| unknown("method", method))

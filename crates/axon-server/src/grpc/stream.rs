@@ -89,13 +89,19 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Reads questions and has them answered, until the caller has no more or breaks the framing.
+/// Reads questions and has them answered, until the caller has no more or breaks the framing, or the server ends.
 async fn read(app: Arc<App>, mut messages: Messages, call: Arc<Call>, asked: mpsc::Sender<Result<Asked>>) {
+    let mut finishing = app.finishing.clone();
     loop {
-        let next = match messages.next().await {
-            Ok(Some(message)) => Ok(ask(&app, message, &call)),
-            Ok(None) => return,
-            Err(error) => Err(error),
+        let next = tokio::select! {
+            biased;
+            // A caller that has nothing to ask now must not hold up the shutdown.
+            _ = finishing.wait_for(|finishing| *finishing) => Err(Error::shutting_down()),
+            message = messages.next() => match message {
+                Ok(Some(message)) => Ok(ask(&app, message, &call)),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            },
         };
         let is_last = next.is_err();
         if asked.send(next).await.is_err() || is_last {

@@ -6,7 +6,7 @@ use axon::request::InferenceRequest;
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
 use hyper::{Response, StatusCode};
 
 use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
@@ -67,6 +67,8 @@ pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Re
         Some(encoding) => compressed(content_type, frames, encoding).await?,
         None => respond(StatusCode::OK, content_type, frames),
     };
+    // A cache must not give one caller's encoding to another.
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
     // The length before compression.
     if let Some(length) = encoded.header_length {
         response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));

@@ -86,15 +86,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .takes(Body::Optional("GenerateRequest")).gives(Body::Events).fails(ASKING),
     get(MODELS, "/v2/models/{model}", "getModel", "What a model takes and gives")
         .gives(Body::Json("ModelMetadata")).fails(FINDING),
-    get(MODELS, "/v2/models/{model}/ready", "isModelReady", "Whether a model is ready").fails(FINDING),
+    get(MODELS, "/v2/models/{model}/ready", "isModelReady", "Whether a model is ready")
+        .gives(Body::Json("ModelReady")).fails(FINDING),
     get(MODELS, "/v2/models/{model}/config", "getModelConfig", "A model's configuration, with all that was filled in")
         .gives(Body::Json("ModelConfig")).fails(FINDING),
     get(MODELS, "/v2/models/{model}/stats", "getModelStatistics", "A model's counters")
         .gives(Body::Json("Statistics")).fails(FINDING),
     get(MODELS, "/v2/models/stats", "getStatistics", "The counters of all models").gives(Body::Json("Statistics")),
 
-    get(SERVER, "/v2/health/live", "isLive", "Whether the process answers"),
-    get(SERVER, "/v2/health/ready", "isReady", "Whether every model is ready").fails(&[503]),
+    get(SERVER, "/v2/health/live", "isLive", "Whether the process answers").gives(Body::Json("ServerLive")),
+    get(SERVER, "/v2/health/ready", "isReady", "Whether every model is ready")
+        .gives(Body::Json("ServerReady")).fails(&[503]),
     get(SERVER, "/v2", "getServer", "The server's name, version and extensions").gives(Body::Json("ServerMetadata")),
     get(SERVER, "/openapi.json", "getDocument", "This document").gives(Body::Json("Document")),
     get(SERVER, "/docs", "getPage", "This document, as a page").gives(Body::Page),

@@ -348,6 +348,7 @@ fn settings() -> Schemas {
 }
 
 fn server() -> Schemas {
+    let flag = || json!({ "type": "boolean" });
     let code = json!({ "enum": errors::codes().collect::<Vec<_>>() });
     vec![
         (
@@ -368,6 +369,9 @@ fn server() -> Schemas {
                 json!({ "name": text(), "version": text(), "extensions": array_of(text()) }),
             ),
         ),
+        ("ServerLive", object(&["live"], json!({ "live": flag() }))),
+        ("ServerReady", object(&["ready"], json!({ "ready": flag() }))),
+        ("ModelReady", object(&["name", "ready"], json!({ "name": text(), "ready": flag() }))),
         ("Document", described("An OpenAPI document.", json!({ "type": "object" }))),
     ]
 }

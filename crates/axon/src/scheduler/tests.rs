@@ -173,3 +173,18 @@ fn what_cannot_be_drained_in_time_is_told_so() {
     fixture.leave.send(()).unwrap();
     assert_eq!(value(&first).unwrap(), (0, 1));
 }
+
+#[test]
+fn an_alarm_that_is_stale_sets_no_new_one() {
+    let fixture = Fixture::new(1, 16);
+    let first = fixture.occupy();
+    let (_, second) = fixture.submit(1, LONG);
+    let shared = &fixture.scheduler.shared;
+    let set = shared.timer.alarms();
+    (0..3).for_each(|_| timer::ring(shared));
+    let left = shared.timer.alarms();
+    (0..2).for_each(|_| fixture.leave.send(()).unwrap());
+    assert_eq!((value(&first).unwrap(), value(&second).unwrap()), ((0, 1), (1, 1)));
+    assert!(set > 0);
+    assert_eq!(left, set);
+}

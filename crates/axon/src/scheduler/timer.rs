@@ -79,6 +79,12 @@ impl Timer {
             self.alarms.changed.notify_one();
         }
     }
+
+    /// How many alarms are set.
+    #[cfg(test)]
+    pub(super) fn alarms(&self) -> usize {
+        self.alarms.state.lock().unwrap_or_else(PoisonError::into_inner).heap.len()
+    }
 }
 
 impl Drop for Timer {
@@ -121,10 +127,11 @@ fn wait(alarms: &Alarms) {
 }
 
 /// Answers what has expired and arms the next deadline.
-fn ring(shared: &Arc<Shared>) {
+pub(super) fn ring(shared: &Arc<Shared>) {
     let now = Instant::now();
     let mut state = shared.lock();
-    state.armed = None;
+    // A later moment that is armed stays so: armed again with every alarm before it, it would fill the heap.
+    state.armed.take_if(|armed| *armed <= now);
     let action = state.batcher.poll(now, false);
     arm(shared, &mut state);
     shared.tell_if_quiet(&state);
