@@ -91,7 +91,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "--duration", type=_duration(0.01, _DAY_S), metavar="T", help="how long it counts (default: 10s; a whole trace)"
     )
     load.add_argument(
-        "--warmup", type=_duration(0.0, _DAY_S), default=1.0, metavar="T", help="how long before that (default: 1s)"
+        "--warmup", type=_duration(0.0, _DAY_S), metavar="T", help="how long before that (default: 1s; of a trace none)"
     )
     load.add_argument(
         "--timeout",
@@ -120,7 +120,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 
 def _duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[[str], float]:
     """Return a parser of `10ms`, `0.5s`, `2m` into seconds, from `low` to `high`; without a unit it is seconds."""
-    wanted = f"a duration from {low:g}s to {high:g}s, as 10ms{'' if needs_unit else ' or 5s'}"
+    wanted = f"a duration from {_text(low)} to {_text(high)}, as 10ms{'' if needs_unit else ' or 5s'}"
 
     def parse(text: str) -> float:
         found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(us|ms|s|m|h)?", text)
@@ -130,6 +130,11 @@ def _duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[
         return seconds
 
     return parse
+
+
+def _text(seconds: float) -> str:
+    unit = next((unit for unit in reversed(_UNITS) if seconds >= _UNITS[unit]), "s")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
 def _plot(text: str) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Plan", "measure", "plan"]
 
+_WARMUP_S: Final = 1.0
 _DURATION_S: Final = 10.0
 _TIMEOUT_S: Final = 10.0
 _FIRST_RATE: Final = 100.0
@@ -118,7 +119,7 @@ def plan(chosen: argparse.Namespace) -> Plan:
     load = Load(
         due=due(arrivals, chosen.rate, seed) if chosen.rate is not None else trace,
         concurrency=concurrency or 1,
-        warmup_s=chosen.warmup,
+        warmup_s=_warmup_s(chosen),
         duration_s=_duration_s(chosen, trace),
         timeout_s=chosen.timeout or _timeout_s(chosen),
         max_in_flight=chosen.max_in_flight,
@@ -153,7 +154,13 @@ def _duration_s(chosen: argparse.Namespace, trace: list[float] | None) -> float:
     if chosen.duration is not None:
         return float(chosen.duration)
     # A whole trace, its last request included.
-    return _DURATION_S if trace is None else max(trace[-1] - chosen.warmup, 0.0) + 1.0
+    return _DURATION_S if trace is None else max(trace[-1] - _warmup_s(chosen), 0.0) + 1.0
+
+
+def _warmup_s(chosen: argparse.Namespace) -> float:
+    if chosen.warmup is not None:
+        return float(chosen.warmup)
+    return _WARMUP_S if chosen.trace is None else 0.0
 
 
 def _timeout_s(chosen: argparse.Namespace) -> float:
