@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -158,7 +160,7 @@ class Peer(BaseHTTPRequestHandler):
 
     manner = ""
     refusals = 0
-    asked = 0
+    numbers: Iterator[int] = iter(())
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -172,9 +174,10 @@ class Peer(BaseHTTPRequestHandler):
         """Answer an inference."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert len(asked["inputs"][0]["data"]) == 2
-        type(self).asked += 1
-        if type(self).asked <= self.refusals:
-            self.answer(503, json.dumps({"error": f"{self.asked} wait"}).encode())
+        # Taken from an iterator: threads that add to a number may lose one.
+        number = next(self.numbers)
+        if number < self.refusals:
+            self.answer(503, json.dumps({"error": f"{number} wait"}).encode())
         elif self.manner == "chunked":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -207,7 +210,7 @@ class Peer(BaseHTTPRequestHandler):
 
 @contextmanager
 def peer(manner: str = "", refusals: int = 0, version: str = "HTTP/1.1") -> Iterator[str]:
-    settings = {"manner": manner, "refusals": refusals, "asked": 0, "protocol_version": version}
+    settings = {"manner": manner, "refusals": refusals, "numbers": itertools.count(), "protocol_version": version}
     handler = type("Handler", (Peer,), settings)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as started:
         thread = threading.Thread(target=started.serve_forever)
@@ -303,7 +306,7 @@ def test_a_table_and_bars_are_shown(places: dict[str, tuple[str, ...]]) -> None:
     assert end.returncode == 0, end
     for text in ("p99.9", "100.00% of those due", "--seed 5", "answered", "throughput", "█"):
         assert text in end.stdout
-    assert len(re.findall(r" ms +[\d.]+% ", end.stdout)) == 16
+    assert len(re.findall(r" ms +[\d.]+%", end.stdout)) == 16
 
 
 def test_pictures_are_drawn(places: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
@@ -351,7 +354,7 @@ def refused(end: Ended) -> str:
         (["--rate", "1", "--concurrency", "1"], "argument --concurrency: not allowed with argument --rate"),
         (["--concurrency", "0"], "argument --concurrency: expected an integer from 1"),
         (["--arrivals", "constant"], "--arrivals: expected with --rate or --find-rate, got neither"),
-        (["--arrivals", "poison"], "did you mean poisson?"),
+        (["--arrivals", "poison"], "argument --arrivals: invalid choice: 'poison'"),
         (["--p99", "10"], "argument --limit/--p99: expected a duration from 1us to 24h, as 10ms, got '10'"),
         (["--duration", "-1s"], "argument --duration: expected"),
         (["--duration", "ten"], "argument --duration: expected a duration from 10ms to 24h, as 10ms or 5s, got 'ten'"),
@@ -372,6 +375,33 @@ def test_a_command_line_that_is_wrong_says_what_is_wanted(
 ) -> None:
     save_model(models.two_inputs())
     assert problem in refused(run_axon("bench", "model.onnx", *arguments, cwd=tmp_path))
+
+
+def test_the_document_names_every_key_and_option(places: dict[str, tuple[str, ...]], server: Server) -> None:
+    text = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    search = ("--find-rate", "--p99", "10s", "--rate", "5", "--max-in-flight", "1", "--duration", "200ms")
+    report = bench("slow", *places["http"], *search)
+    with peer(refusals=60) as url:
+        report["errors"] = bench("m", "--url", url, *CONSTANT)["errors"]
+    assert keys(report) - set(re.findall(r"`([\w.]+)`", text)) == set()
+    options = set(re.findall(r"`(--[a-z0-9-]+)", text))
+    assert options <= set(re.findall(r"--[a-z0-9-]+", run_axon("bench", "--help").stdout))
+    commands = [
+        line[2:] for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    ]
+    assert commands[0] == "axon serve examples/digits/digits.onnx"
+    for command in commands[1:]:
+        axon, *words = shlex.split(command)
+        assert axon == "axon"
+        short = ("--url", f"http://{server.address}", "--duration", "100ms", "--warmup", "0s")
+        assert run_axon(words[0], "same", *words[2:], *short).returncode in (0, 1)
+
+
+def keys(value: object) -> set[str]:
+    """Collect the keys of an object and of what is in it."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys, value.values()))
+    return set().union(*map(keys, value)) if isinstance(value, list) else set()
 
 
 def test_a_url_that_is_none_is_refused() -> None:

@@ -44,7 +44,7 @@ class FailureCount:
 
 @dataclass(slots=True)
 class Record:
-    """Every request that was due in the part of a run that counts; 20 bytes each.
+    """Every request that was due in the part of a run that counts; 24 bytes each.
 
     Attributes:
         due_s: When each that ended was due, in seconds from the start of what counts.
