@@ -165,12 +165,12 @@ class Peer(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer with metadata: this server has no binary extension."""
         put = {"name": "x", "datatype": "FP32", "shape": [1, 2]}
         self.answer(200, json.dumps({"name": "m", "extensions": [], "inputs": [put], "outputs": [put]}).encode())
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Answer an inference."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert len(asked["inputs"][0]["data"]) == 2
@@ -198,6 +198,7 @@ class Peer(BaseHTTPRequestHandler):
             self.answer(200, b"{}")
 
     def answer(self, status: int, body: bytes) -> None:
+        """Send a whole answer."""
         if self.manner == "closing":
             self.close_connection = True
         self.send_response(status)
@@ -266,9 +267,11 @@ def test_a_server_that_cannot_be_reached_is_exit_code_1(scheme: str) -> None:
 def test_an_interrupt_ends_early_and_shows_what_was_measured(repository: Path) -> None:
     with serving(repository) as started:
         url = f"http://{started.address}"
-        command = [AXON, "bench", "slow", "--url", url, "--concurrency", "3", "--warmup", "0s", "--duration", "1h"]
+        options = ["--concurrency", "3", "--warmup", "0s", "--duration", "1h", "--json"]
         with (
-            subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+            subprocess.Popen(
+                [AXON, "bench", "slow", "--url", url, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as process,
             Client(url) as client,
         ):
             deadline = time.monotonic() + PATIENCE_S

@@ -116,7 +116,7 @@ def dispersion(arrivals: Arrivals) -> float:
     """Return the variance of the counts in tenths of a second as a multiple of their mean."""
     moments = first(arrivals, 1000.0, 2, 300_000)
     counts = np.bincount((np.array(moments) / 0.1).astype(int))[:-1].tolist()
-    return statistics.variance(counts) / statistics.mean(counts)
+    return float(statistics.variance(counts) / statistics.mean(counts))
 
 
 def test_arrivals_are_spread_as_their_name_says() -> None:
@@ -158,7 +158,7 @@ def test_a_trace_that_cannot_be_replayed_says_which_line(tmp_path: Path, text: s
 STALL: Final = (5.0, 10.0)
 
 
-class Stalling:
+class _Stalling:
     """Answers in 1 ms, but within `STALL` only at its end."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class Stalling:
         return None
 
 
-class Blocking:
+class _Blocking:
     """Answers at once, but stops the whole generator from 5 s to 10 s."""
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class Blocking:
         return None
 
 
-class Answering:
+class _Answering:
     """Answers after some time, or fails; counts what is under way."""
 
     def __init__(self, seconds: float, failure: Failure | None = None) -> None:
@@ -214,7 +214,7 @@ def settled(record: Record) -> bool:
 
 def test_a_stall_is_charged_to_all_who_were_due_in_it() -> None:
     async def work() -> Record:
-        return await run(Load(due=every(0.01), duration_s=20.0, max_in_flight=1000), Stalling())
+        return await run(Load(due=every(0.01), duration_s=20.0, max_in_flight=1000), _Stalling())
 
     record = run_virtually(work())
     assert record.answered == record.due == 2000
@@ -232,7 +232,7 @@ def test_a_stall_is_charged_to_all_who_were_due_in_it() -> None:
 
 def test_latency_counts_from_when_a_request_was_due_not_from_when_it_was_sent() -> None:
     async def work() -> Record:
-        return await run(Load(due=every(0.01), duration_s=20.0, max_in_flight=1000), Blocking())
+        return await run(Load(due=every(0.01), duration_s=20.0, max_in_flight=1000), _Blocking())
 
     record = run_virtually(work())
     assert record.answered == 2000
@@ -249,8 +249,8 @@ def test_latency_counts_from_when_a_request_was_due_not_from_when_it_was_sent() 
 
 
 def test_what_is_due_beyond_the_most_in_flight_is_not_sent_and_counted() -> None:
-    async def work() -> tuple[Record, Answering]:
-        target = Answering(0.095)
+    async def work() -> tuple[Record, _Answering]:
+        target = _Answering(0.095)
         return await run(Load(due=every(0.01), warmup_s=1.0, duration_s=10.0, max_in_flight=2), target), target
 
     record, target = run_virtually(work())
@@ -267,8 +267,8 @@ def test_what_is_due_beyond_the_most_in_flight_is_not_sent_and_counted() -> None
 
 
 def test_a_closed_loop_keeps_its_number_under_way() -> None:
-    async def work() -> tuple[Record, Answering]:
-        target = Answering(0.1)
+    async def work() -> tuple[Record, _Answering]:
+        target = _Answering(0.1)
         return await run(Load(concurrency=7, warmup_s=1.0, duration_s=10.05), target), target
 
     record, target = run_virtually(work())
@@ -280,8 +280,8 @@ def test_a_closed_loop_keeps_its_number_under_way() -> None:
 
 
 def test_no_answer_in_time_is_a_failure_and_gives_the_request_up() -> None:
-    async def work() -> tuple[Record, Answering]:
-        target = Answering(9.0)
+    async def work() -> tuple[Record, _Answering]:
+        target = _Answering(9.0)
         return await run(Load(due=every(0.1), duration_s=1.0, timeout_s=0.5), target), target
 
     record, target = run_virtually(work())
@@ -296,8 +296,8 @@ def test_no_answer_in_time_is_a_failure_and_gives_the_request_up() -> None:
 
 @pytest.mark.parametrize("load", [Load(due=every(0.01)), Load(concurrency=5)])
 def test_a_run_that_is_stopped_counts_what_was_under_way(load: Load) -> None:
-    async def work() -> tuple[Record, Answering]:
-        stop, target = asyncio.Event(), Answering(0.05)
+    async def work() -> tuple[Record, _Answering]:
+        stop, target = asyncio.Event(), _Answering(0.05)
         asyncio.get_running_loop().call_later(3.02, stop.set)
         return await run(load, target, stop=stop), target
 
@@ -312,7 +312,7 @@ def test_a_run_that_is_stopped_counts_what_was_under_way(load: Load) -> None:
 def test_a_run_tells_how_far_it_is() -> None:
     async def work() -> list[float]:
         told: list[float] = []
-        await run(Load(due=every(0.1), warmup_s=1.0, duration_s=2.0), Answering(0.001), progress=told.append)
+        await run(Load(due=every(0.1), warmup_s=1.0, duration_s=2.0), _Answering(0.001), progress=told.append)
         return told
 
     told = run_virtually(work())
