@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from axon.cli.options import LARGEST_SEED, add_input_options, count
 from axon.cli.parser import bounded
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ __all__ = ["add_to"]
 
 _URL: Final = "http://localhost:8000"
 _SHOWN: Final = 6
-_LARGEST_SEED: Final = 2**32 - 1
 _EXAMPLES: Final = """examples:
   axon infer digits --input pixels=@image.npy      a model on the server at http://localhost:8000
   axon infer digits --url grpc://gpu-1:8001        random data that fits, over gRPC
@@ -56,24 +56,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model on the server, or the path of an .onnx file")
     parser.add_argument("--url", help=f"the server, http:// or grpc:// (default: {_URL})")
     parser.add_argument("--model-version", metavar="N", help="version to run (default: the server's choice)")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="@file.npy, @file.npz:key, @file.json, @image.png, 1,2,3, JSON or random; the name may be left out of "
-        "@file if there is one input",
-    )
-    parser.add_argument("--batch", type=_count("rows"), metavar="N", help="rows, where the first dimension is dynamic")
-    parser.add_argument(
-        "--shape", action="append", type=_shape, default=[], metavar="NAME=1,3,224,224", help="an input's dimensions"
-    )
-    parser.add_argument(
-        "--seed",
-        type=bounded(int, "an integer", 0, _LARGEST_SEED),
-        metavar="N",
-        help="of random data (default: another each time; it is printed)",
-    )
+    add_input_options(parser, seed_of="random data")
     parser.add_argument(
         "--timeout",
         type=bounded(float, "seconds", 0.001, 86400.0),
@@ -81,23 +64,10 @@ def add_to(commands: Commands) -> None:
         metavar="SECONDS",
         help="how long to wait for the answer (default: 60)",
     )
-    parser.add_argument("--top", type=_count("classes"), metavar="K", help="show the K best of each row's scores")
+    parser.add_argument("--top", type=count("classes"), metavar="K", help="show the K best of each row's scores")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", metavar="FILE.npz", help="write the outputs as NumPy arrays")
     parser.set_defaults(run=_run)
-
-
-def _count(what: str) -> Callable[[str], int]:
-    return bounded(int, what, 1, 1_000_000)
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    from axon.cli.inputs import parse_shape  # noqa: PLC0415 - and below: the command line starts without NumPy
-
-    try:
-        return parse_shape(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected NAME=1,3,224,224, got {text!r}") from error
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -180,7 +150,7 @@ def _ask(model: _Model, chosen: argparse.Namespace) -> int:
 
     from axon.cli.inputs import InputReader  # noqa: PLC0415
 
-    seed = secrets.randbelow(_LARGEST_SEED) if chosen.seed is None else chosen.seed
+    seed = secrets.randbelow(LARGEST_SEED) if chosen.seed is None else chosen.seed
     reader = InputReader(model.name, model.takes, batch=chosen.batch, shapes=dict(chosen.shape))
     inputs = reader.read(chosen.input, seed)
     notes = reader.notes + ([f"random data, --seed {seed}"] if reader.used_random else [])

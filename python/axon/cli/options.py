@@ -1,18 +1,56 @@
-"""Options that commands share: how models are run."""
+"""Options that commands share: how models are run, and what they are asked."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+from typing import TYPE_CHECKING, Final
 
 from axon.cli.parser import Parser, bounded, model_name
 from axon.config import ModelConfig
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Callable
 
-__all__ = ["add_model_options", "model_config"]
+__all__ = ["LARGEST_SEED", "add_input_options", "add_model_options", "count", "model_config"]
 
-_MOST = 1_000_000
+LARGEST_SEED: Final = 2**32 - 1
+_MOST: Final = 1_000_000
+
+
+def add_input_options(parser: argparse.ArgumentParser, *, seed_of: str) -> None:
+    """Add the options that say what a model is asked; `InputReader` reads them. The seed is `seed_of` what."""
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="@file.npy, @file.npz:key, @file.json, @image.png, 1,2,3, JSON or random; the name may be left out of "
+        "@file if there is one input",
+    )
+    parser.add_argument("--batch", type=count("rows"), metavar="N", help="rows, where the first dimension is dynamic")
+    parser.add_argument(
+        "--shape", action="append", type=_shape, default=[], metavar="NAME=1,3,224,224", help="an input's dimensions"
+    )
+    parser.add_argument(
+        "--seed",
+        type=bounded(int, "an integer", 0, LARGEST_SEED),
+        metavar="N",
+        help=f"of {seed_of} (default: another each time; it is printed)",
+    )
+
+
+def count(what: str) -> Callable[[str], int]:
+    """Return a parser of how many there are of `what`."""
+    return bounded(int, what, 1, _MOST)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    from axon.cli.inputs import parse_shape  # noqa: PLC0415 - the command line starts without NumPy
+
+    try:
+        return parse_shape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected NAME=1,3,224,224, got {text!r}") from error
 
 
 def add_model_options(parser: Parser) -> None:
