@@ -13,6 +13,7 @@ pub mod compat;
 mod connection;
 mod grpc;
 mod handler;
+pub mod load_check;
 mod loading;
 pub mod logging;
 pub mod openapi;

@@ -11,6 +11,7 @@ use super::turns::Change;
 use super::{Model, ModelRepository};
 use crate::config::ControlMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::load_check;
 use crate::model_config::ModelConfiguration;
 use crate::onnx::load_library;
 use crate::reason::Reason;
@@ -89,8 +90,10 @@ impl ModelRepository {
         let Found { name, version, .. } = found;
         let started = Instant::now();
         let generation = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
-        if found.path.is_ok() && !found.configuration.is_identity() {
-            load_library(self.config.runtime_library.as_deref())?;
+        if let (Ok(path), false) = (&found.path, found.configuration.is_identity()) {
+            let library = self.config.runtime_library.as_deref();
+            load_library(library)?;
+            load_check::check(path, library, self.config.model.device, &self.config.load_check)?;
         }
         let mut model = Model::load(found, &self.config.model, &self.timer)?;
         let place = Place { name: name.clone(), version: *version, generation };

@@ -115,7 +115,7 @@ fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
 /// What is loaded at start.
 fn choose(mut found: Vec<Found>, config: &ServerConfig) -> Result<Vec<Found>> {
     let wanted = &config.load_models;
-    if config.control == ControlMode::None {
+    if config.control != ControlMode::Explicit {
         return match wanted.first() {
             None => Ok(found),
             Some(name) => Err(Error::invalid(

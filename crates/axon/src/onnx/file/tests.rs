@@ -35,7 +35,12 @@ fn info(field: u64, element: u64, dimensions: &[u64]) -> Vec<u8> {
 
 #[test]
 fn the_outline_is_read() {
-    let graph = [message(5, &[message(8, b"w"), number(2, 1), number(1, 0)].concat()), info(11, 1, &[0, 3]), info(12, 7, &[0])].concat();
+    let graph = [
+        message(5, &[message(8, b"w"), number(2, 1), number(1, 0)].concat()),
+        info(11, 1, &[0, 3]),
+        info(12, 7, &[0]),
+    ]
+    .concat();
     let model = [number(1, 8), message(2, b"me"), message(7, &graph), message(8, &number(2, 17))].concat();
     let outline = parse(&model).unwrap();
     assert_eq!((outline.opset, outline.producer.as_str(), outline.dynamic_rows), (17, "me", false));
