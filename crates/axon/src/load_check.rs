@@ -16,7 +16,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::config::{Device, LoadCheckConfig, LoadCheckMode};
@@ -104,17 +104,31 @@ pub fn check(path: &Path, library: Option<&Path>, device: Device, config: &LoadC
     }
     let trial = Trial::of(&outline, config);
     let started = Instant::now();
-    let (status, message) = trial.run(path, library, config)?;
-    tracing::debug!(milliseconds = started.elapsed().as_millis(), %status, "loaded a model for trial");
+    let end = trial.run(path, library, config)?;
+    tracing::debug!(milliseconds = started.elapsed().as_millis(), status = %end.status, "loaded a model for trial");
     let is_elsewhere = device != Device::Cpu;
-    match trial.judge(status, &message) {
+    match trial.judge(&end) {
         Ok(()) => {
             records.enter(&key);
             Ok(())
         }
         // The trial is made on the CPU; what runs only elsewhere is refused there and has not harmed.
-        Err(_) if is_elsewhere && status.code() == Some(Outcome::Refused as i32) => Ok(()),
+        Err(_) if is_elsewhere && end.is(Outcome::Refused) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// How a child has ended.
+struct End {
+    status: ExitStatus,
+    message: String,
+    /// It was stopped here because its time was over.
+    is_late: bool,
+}
+
+impl End {
+    fn is(&self, outcome: Outcome) -> bool {
+        self.status.code() == Some(outcome as i32)
     }
 }
 
@@ -133,13 +147,8 @@ impl Trial {
         Self { time, memory }
     }
 
-    /// Runs the child to its end, or to the limit of time. Returns its status and message.
-    fn run(
-        &self,
-        path: &Path,
-        library: Option<&Path>,
-        config: &LoadCheckConfig,
-    ) -> Result<(ExitStatus, String)> {
+    /// Runs the child to its end, or to the limit of time.
+    fn run(&self, path: &Path, library: Option<&Path>, config: &LoadCheckConfig) -> Result<End> {
         let Some((program, arguments)) = config.command.split_first() else {
             return Err(unable("no command is set for it"));
         };
@@ -161,11 +170,12 @@ impl Trial {
         // Nothing is left to run, whatever has happened.
         let _ = child.kill();
         let status = child.wait().map_err(unable)?;
-        Ok((status, outcome?))
+        let (message, is_late) = outcome?;
+        Ok(End { status, message, is_late })
     }
 
-    /// Waits until the child has ended or its time is over; returns what it printed.
-    fn wait(&self, child: &mut Child) -> Result<String> {
+    /// Waits until the child has ended or its time is over; returns what it printed, and whether the time is over.
+    fn wait(&self, child: &mut Child) -> Result<(String, bool)> {
         let end = Instant::now() + self.time;
         let (sender, printed) = channel();
         if let Some(output) = child.stdout.take() {
@@ -177,25 +187,24 @@ impl Trial {
             };
             std::thread::Builder::new().name("axon-trial".to_owned()).spawn(read).map_err(unable)?;
         }
-        // Its output ends when the child does, or when it is killed.
-        let bytes = match printed.recv_timeout(self.time) {
-            Ok(bytes) => bytes,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Vec::new(),
-        };
-        while child.try_wait().map_err(unable)?.is_none() && Instant::now() < end {
+        // Its output ends when the child does; past the time nothing of it counts.
+        let bytes = printed.recv_timeout(self.time).unwrap_or_default();
+        while child.try_wait().map_err(unable)?.is_none() {
+            if Instant::now() >= end {
+                return Ok((String::new(), true));
+            }
             std::thread::sleep(REAP_INTERVAL);
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok((String::from_utf8_lossy(&bytes).into_owned(), false))
     }
 
     /// What a child's end says of the model.
-    fn judge(&self, status: ExitStatus, message: &str) -> Result<()> {
-        let is = |outcome: Outcome| status.code() == Some(outcome as i32);
-        if is(Outcome::Survived) {
+    fn judge(&self, end: &End) -> Result<()> {
+        if end.is(Outcome::Survived) {
             return Ok(());
         }
-        if is(Outcome::Refused) {
-            return Err(Error::new(ErrorKind::InvalidModel, message.trim()));
+        if end.is(Outcome::Refused) {
+            return Err(Error::new(ErrorKind::InvalidModel, end.message.trim()));
         }
         let harmed = |what: String| {
             Err(Error::at(
@@ -204,20 +213,23 @@ impl Trial {
                 format_args!("the model is not loaded: a process that loaded it for trial {what}"),
             ))
         };
-        if is(Outcome::OutOfMemory) {
+        if end.is(Outcome::OutOfMemory) {
             return harmed(format!(
                 "took more than {} bytes of memory\nhint: `--load-check-bytes` allows more",
                 self.memory
             ));
         }
-        match status.signal() {
-            // What `run` sends when the time is over, and what the system sends at the limit of processor time.
-            Some(SIGKILL | SIGXCPU) => harmed(format!(
-                "was stopped: it took more than {} s, or more memory than the system had\nhint: `--load-check-secs` allows more",
-                self.time.as_secs()
-            )),
+        match end.status.signal() {
+            Some(SIGKILL | SIGXCPU) if end.is_late || end.status.signal() == Some(SIGXCPU) => {
+                harmed(format!(
+                    "took more than {} s and was stopped\nhint: `--load-check-secs` allows more",
+                    self.time.as_secs()
+                ))
+            }
             Some(signal) => harmed(format!("was killed by signal {signal}{}", signal_name(signal))),
-            None => Err(unable(format_args!("its process ended with {status}: {}", message.trim()))),
+            None => {
+                Err(unable(format_args!("its process ended with {}: {}", end.status, end.message.trim())))
+            }
         }
     }
 }
@@ -232,6 +244,7 @@ fn signal_name(signal: i32) -> &'static str {
         6 => " (SIGABRT), as a program that runs out of memory is",
         7 => " (SIGBUS)",
         8 => " (SIGFPE)",
+        SIGKILL => " (SIGKILL), as the system does when its memory is used up",
         11 => " (SIGSEGV)",
         25 => " (SIGXFSZ)",
         31 => " (SIGSYS)",
