@@ -220,12 +220,10 @@ impl Trial {
             ));
         }
         match end.status.signal() {
-            Some(SIGKILL | SIGXCPU) if end.is_late || end.status.signal() == Some(SIGXCPU) => {
-                harmed(format!(
-                    "took more than {} s and was stopped\nhint: `--load-check-secs` allows more",
-                    self.time.as_secs()
-                ))
-            }
+            Some(signal) if end.is_late || signal == SIGXCPU => harmed(format!(
+                "took more than {} s and was stopped\nhint: `--load-check-secs` allows more",
+                self.time.as_secs()
+            )),
             Some(signal) => harmed(format!("was killed by signal {signal}{}", signal_name(signal))),
             None => {
                 Err(unable(format_args!("its process ended with {}: {}", end.status, end.message.trim())))
