@@ -38,18 +38,16 @@ impl Events {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         for folder in folders {
-            match add_watch(inotify, folder, told) {
-                Err(rustix::io::Errno::NOSPC) => {
-                    if !std::mem::replace(&mut self.is_short, true) {
-                        tracing::warn!(
-                            "the system watches no more folders, so that some changes are found at intervals alone\nhint: raise fs.inotify.max_user_watches"
-                        );
-                    }
-                    return;
-                }
-                // It has gone since it was listed.
-                Ok(_) | Err(_) => {}
+            // One that has gone since it was listed is passed over.
+            if add_watch(inotify, folder, told) != Err(rustix::io::Errno::NOSPC) {
+                continue;
             }
+            if !std::mem::replace(&mut self.is_short, true) {
+                tracing::warn!(
+                    "the system watches no more folders, so that some changes are found at intervals alone\nhint: raise fs.inotify.max_user_watches"
+                );
+            }
+            return;
         }
     }
 

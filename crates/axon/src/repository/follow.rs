@@ -219,7 +219,7 @@ mod tests {
         let at = |settles: u32| start + SETTLE * settles;
         assert!(changes.look(there(&[("old", 1), ("new", 1)]), at(0)).is_empty());
         assert!(changes.is_moving());
-        assert!(changes.look(there(&[("old", 1), ("new", 1)]), at(1) - Duration::from_millis(1)).is_empty());
+        assert!(changes.look(there(&[("old", 1), ("new", 1)]), at(0) + SETTLE / 2).is_empty());
         assert_eq!(changes.look(there(&[("old", 1), ("new", 1)]), at(1)), ["new"]);
         changes.done("new");
         assert!(changes.look(there(&[("old", 1), ("new", 1)]), at(9)).is_empty());

@@ -135,11 +135,9 @@ impl Bodies {
     }
 
     fn total(&self, body: &Body, counts: &BTreeMap<usize, u64>) -> u64 {
-        let inlined = body.calls.iter().filter_map(|(callee, &times)| {
-            self.functions
-                .contains_key(callee)
-                .then(|| counts.get(callee).copied().unwrap_or(0).saturating_mul(times))
-        });
+        let calls = body.calls.iter().filter(|(callee, _)| self.functions.contains_key(callee));
+        let inlined =
+            calls.map(|(callee, &times)| counts.get(callee).copied().unwrap_or(0).saturating_mul(times));
         inlined.fold(body.nodes, u64::saturating_add)
     }
 }

@@ -171,12 +171,11 @@ impl<'a> Walk<'a> {
     /// A message has ended.
     fn close(&mut self, kind: Kind) -> Result<(), Problem> {
         match kind {
-            Kind::Model { .. } | Kind::Attribute(_) => {}
             Kind::Graph(graph) if graph.is_main => {
                 self.bodies.end_graph();
                 self.outline.dynamic_rows = graph.check()?;
             }
-            Kind::Graph(_) => {}
+            Kind::Graph(_) | Kind::Model { .. } | Kind::Attribute(_) => {}
             Kind::Node(node) => self.bodies.node(node.operator)?,
             Kind::Function { name, .. } => self.bodies.end_function(name)?,
             Kind::Tensor(tensor) => {
