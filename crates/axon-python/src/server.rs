@@ -343,7 +343,7 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
 /// Loads a model for trial and ends this process, which is the child of a server.
 #[pyfunction]
 pub fn check_load(py: Python<'_>, arguments: Vec<OsString>) {
-    detached(py, || axon_server::load_check::run(&arguments))
+    detached(py, || axon_server::load_check::run(&arguments));
 }
 
 /// The version of the ONNX Runtime that is loaded; None before the first model.
