@@ -106,6 +106,14 @@ impl ModelFile {
         Self::parse(file, size, path.parent())
     }
 
+    /// Reads and checks a model in memory, which has no files beside it.
+    ///
+    /// # Errors
+    /// As [`ModelFile::read`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::parse(io::Cursor::new(bytes), bytes.len() as u64, None)
+    }
+
     /// Reads and checks the `size` bytes of `input`; `folder` is where its external data may lie, if anywhere.
     fn parse<R: Read + Seek>(input: R, size: u64, folder: Option<&Path>) -> Result<Self> {
         if size > MAX_SIZE {

@@ -3,7 +3,7 @@
 use super::*;
 
 fn parse(bytes: &[u8]) -> Result<ModelFile> {
-    ModelFile::parse(io::Cursor::new(bytes), bytes.len() as u64, None)
+    ModelFile::from_bytes(bytes)
 }
 
 /// A field that holds bytes.
