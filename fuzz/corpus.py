@@ -11,6 +11,7 @@ import struct
 import zlib
 from pathlib import Path
 
+from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
 HERE = Path(__file__).parent / "corpus"
@@ -84,6 +85,44 @@ CONFIG = (
     b'"version_policy":{"all":{}}}'
 )
 
+
+def models() -> list[bytes]:
+    """Make model files: subgraphs, functions, typed and raw and external and sparse data."""
+    info = helper.make_tensor_value_info
+    inputs, outputs = [info("x", TensorProto.FLOAT, ["rows", 2])], [info("y", TensorProto.FLOAT, None)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z"])], "b", [], [info("z", TensorProto.FLOAT, None)]
+    )
+    typed = helper.make_tensor("t", TensorProto.INT64, [2], [1, 300])
+    raw = helper.make_tensor("r", TensorProto.FLOAT, [2], bytes(8), raw=True)
+    apart = TensorProto(name="w", dims=[2], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    apart.external_data.add(key="location", value="../w")
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0]),
+        helper.make_tensor("i", TensorProto.INT64, [1], [3]),
+        [9],
+    )
+    nodes = [
+        helper.make_node("If", ["c"], ["a"], then_branch=branch, else_branch=branch),
+        helper.make_node("Constant", [], ["k"], value=typed),
+        helper.make_node("f", ["a"], ["y"], domain="d"),
+    ]
+    bodies = [("f", ["g", "g"]), ("g", ["f"])]
+    functions = [
+        helper.make_function(
+            "d", name, ["a"], ["b"], [helper.make_node(call, ["a"], ["b"], domain="d") for call in calls], opsets
+        )
+        for name, calls in bodies
+    ]
+    made = []
+    for initializers, chosen in (([typed, raw], []), ([apart], []), ([raw], functions[:1]), ([], functions)):
+        graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+        made.append(helper.make_model(graph, functions=chosen, opset_imports=opsets, ir_version=8))
+    made[0].graph.sparse_initializer.append(sparse)
+    return [model.SerializeToString() for model in made]
+
+
 CORPUS = {
     "json": requests(),
     "binary": binaries(),
@@ -101,6 +140,7 @@ CORPUS = {
     ],
     "shape": [struct.pack("<3Q", 2, 3, 4), struct.pack("<2Q", 2**63, 2), struct.pack("<2Q", 0, 2**64 - 1), b""],
     "gzip": [gzip.compress(b"{}" * 50), zlib.compress(bytes(2000)), gzip.compress(bytes(1 << 20))[:200], b""],
+    "model": models(),
 }
 
 

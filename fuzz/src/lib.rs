@@ -5,6 +5,7 @@
 //! coverage lead the mutations.
 
 use axon::model_config::ModelConfiguration;
+use axon::onnx::ModelFile;
 use axon::signature::{Dimension, TensorSpec};
 use axon::{DataType, Error, Shape, Tensor};
 use axon_server::codec::{self, DecodeOptions, Parsed};
@@ -20,7 +21,7 @@ const LIMIT: usize = 1 << 20;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("json", json),
     ("binary", binary),
     ("bytes", bytes),
@@ -32,6 +33,7 @@ pub const TARGETS: [Target; 11] = [
     ("path", path),
     ("shape", shape),
     ("gzip", gzip),
+    ("model", model),
 ];
 
 /// The target called `name`.
@@ -143,6 +145,18 @@ fn shape(data: &[u8]) {
             Tensor::from_vec(&sizes, values).map(|tensor| tensor.memory().len()),
             Ok(shape.element_count())
         );
+    }
+}
+
+/// Whatever a file says of its size, what is found in it is bounded by its bytes: a number of 8 bytes
+/// takes one at least.
+fn model(data: &[u8]) {
+    match ModelFile::from_bytes(data) {
+        Ok(model) => {
+            assert!(model.initializer_bytes <= data.len() as u64 * 8 && model.external.is_empty());
+            assert!(model.nodes <= 1_000_000);
+        }
+        Err(error) => honest(&error),
     }
 }
 

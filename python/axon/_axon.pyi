@@ -1,8 +1,8 @@
 # The native module. Private: its users are the modules of the package.
 
-from typing import Any, TypeAlias, TypedDict, final
+from typing import Any, Never, TypeAlias, TypedDict, final
 
-__all__ = ["Buffer", "Completions", "Server", "__version__", "close_all", "runtime_version", "serve"]
+__all__ = ["Buffer", "Completions", "Server", "__version__", "check_load", "close_all", "runtime_version", "serve"]
 
 NativeInput: TypeAlias = tuple[str | None, str, tuple[int, ...], Any]
 NativeError: TypeAlias = tuple[str, str, str | None, float | None]
@@ -20,6 +20,11 @@ class NativeConfig(TypedDict):
     runtime_library: str | None
     control: str
     load_models: list[str]
+    repository_poll_s: int
+    load_check: str
+    load_check_s: int
+    load_check_bytes: int | None
+    load_check_command: list[str]
 
 class NativeServe(TypedDict):
     path: str
@@ -62,6 +67,7 @@ class Server:
     def is_ready(self) -> bool: ...
     def close(self) -> None: ...
 
+def check_load(arguments: list[str]) -> Never: ...
 def close_all() -> None: ...
 def serve(options: NativeServe, config: NativeConfig) -> None: ...
 def runtime_version() -> str | None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,28 @@ if TYPE_CHECKING:
 
     from axon._axon import NativeConfig
 
-__all__ = ["ModelConfig"]
+__all__ = ["Loading", "ModelConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """Which models a server loads, when and how.
+
+    Attributes:
+        control: Who decides which models are loaded: "none", "explicit" or "poll".
+        load_models: The models to load at start when `control` is "explicit".
+        poll_s: Seconds between two looks at the repository when `control` is "poll"; 0 leaves it to the system to tell.
+        check: Which models are loaded for trial in a process of their own: "always", "first" or "off".
+        check_s: Seconds that a trial may take; large models are given more.
+        check_bytes: Bytes of address space that a trial may take; None chooses by the model's size.
+    """
+
+    control: str = "none"
+    load_models: Sequence[str] = ()
+    poll_s: int = 15
+    check: str = "off"
+    check_s: int = 60
+    check_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +70,14 @@ class ModelConfig:
             if count is not None and not (isinstance(count, int) and 1 <= count < 2**63):
                 raise InvalidRequest(f"{field}: expected an integer of at least 1, got {count!r}", field)
 
-    def native(
-        self, name: str | None = None, *, control: str = "none", load_models: Sequence[str] = ()
-    ) -> NativeConfig:
+    def native(self, name: str | None = None, *, loading: Loading | None = None) -> NativeConfig:
         """Return the settings as the native module takes them.
 
         Args:
             name: The name of a lone file's model; the file's when None.
-            control: Who decides which models are loaded: "none" or "explicit".
-            load_models: The models to load at start when `control` is "explicit".
+            loading: Which models are loaded, when and how; as `Loading` has it when None.
         """
+        loading = loading or Loading()
         return {
             "name": name,
             "max_batch_size": self.max_batch_size,
@@ -67,6 +87,12 @@ class ModelConfig:
             "instances": self.instances,
             "device": self.device,
             "runtime_library": find_library(),
-            "control": control,
-            "load_models": list(load_models),
+            "control": loading.control,
+            "load_models": list(loading.load_models),
+            "repository_poll_s": loading.poll_s,
+            "load_check": loading.check,
+            "load_check_s": loading.check_s,
+            "load_check_bytes": loading.check_bytes,
+            # Without the working directory, in which a file could stand for a module.
+            "load_check_command": [sys.executable, "-P", "-m", "axon._check_load"],
         }

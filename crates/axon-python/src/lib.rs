@@ -20,7 +20,7 @@ mod _axon {
     #[pymodule_export]
     use crate::completions::Completions;
     #[pymodule_export]
-    use crate::server::{Server, close_all, runtime_version, serve};
+    use crate::server::{Server, check_load, close_all, runtime_version, serve};
     #[pymodule_export]
     use crate::tensors::Buffer;
 

@@ -1,13 +1,14 @@
 //! The engine's handle, and the server process behind `axon serve`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::config::{Batching, ServerConfig};
+use axon::config::{Batching, LoadCheckConfig, PollInterval, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
@@ -76,6 +77,11 @@ pub struct NativeConfig {
     runtime_library: Option<PathBuf>,
     control: String,
     load_models: Vec<String>,
+    repository_poll_s: u64,
+    load_check: String,
+    load_check_s: u64,
+    load_check_bytes: Option<u64>,
+    load_check_command: Vec<OsString>,
 }
 
 impl NativeConfig {
@@ -85,6 +91,14 @@ impl NativeConfig {
             runtime_library: self.runtime_library,
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
+            poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
+            load_check: LoadCheckConfig {
+                mode: self.load_check.parse().map_err(|problem| Error::invalid("load_check", problem))?,
+                command: self.load_check_command,
+                time: Duration::from_secs(self.load_check_s),
+                memory: self.load_check_bytes,
+                records: None,
+            },
             ..ServerConfig::default()
         };
         let model = &mut config.model;
@@ -324,6 +338,12 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
     let options =
         ServeOptions { path, host, http_port, grpc_port, wire, config: config.parse().or_raise(py)? };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
+}
+
+/// Loads a model for trial and ends this process, which is the child of a server.
+#[pyfunction]
+pub fn check_load(py: Python<'_>, arguments: Vec<OsString>) {
+    detached(py, || axon_server::load_check::run(&arguments));
 }
 
 /// The version of the ONNX Runtime that is loaded; None before the first model.

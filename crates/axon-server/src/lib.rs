@@ -14,6 +14,7 @@ mod connection;
 mod grpc;
 mod handler;
 mod host;
+pub mod load_check;
 mod loading;
 pub mod logging;
 pub mod openapi;

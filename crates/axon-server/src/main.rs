@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, ControlMode, Device};
+use axon::config::{Batching, ControlMode, Device, LoadCheckMode, PollInterval};
 use axon_server::compat::Compat;
-use axon_server::{BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, logging, serve_until_signal};
+use axon_server::{
+    BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
+};
 use clap::Parser;
 
 /// Serves ONNX models over the Open Inference Protocol.
@@ -62,12 +64,26 @@ struct Arguments {
     /// cpu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// none: all models are loaded at start and stay; explicit: models are loaded and unloaded on request
+    /// none: all models are loaded at start and stay; explicit: models are loaded and unloaded on request; poll: they
+    /// follow the repository
     #[arg(long, default_value_t)]
     model_control_mode: ControlMode,
     /// A model to load at start in mode explicit; may come several times; `*` is all
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
+    /// How often the repository is looked at in mode poll, in seconds; 0 leaves it to the system to tell of changes
+    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
+    repository_poll_secs: u64,
+    /// Which models are loaded for trial in a process of their own before the server loads them: always, first (those
+    /// that have not survived it on this machine yet) or off
+    #[arg(long, default_value_t = LoadCheckMode::First)]
+    load_check: LoadCheckMode,
+    /// How long a trial may take, in seconds; large models are given more
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    load_check_secs: u64,
+    /// The bytes of address space that a trial may take; chosen by the model's size by default
+    #[arg(long, value_name = "BYTES")]
+    load_check_bytes: Option<u64>,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
@@ -75,6 +91,10 @@ struct Arguments {
 
 #[expect(clippy::print_stderr, reason = "a command's errors go to standard error")]
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == load_check::SUBCOMMAND) {
+        load_check::run(&arguments.collect::<Vec<_>>());
+    }
     let arguments = Arguments::parse();
     if let Err(message) = logging::start(&arguments.log_level) {
         eprintln!("axon-server: --log-level: {message}");
@@ -108,6 +128,12 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
+    options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
+    let check = &mut options.config.load_check;
+    check.mode = arguments.load_check;
+    check.time = Duration::from_secs(arguments.load_check_secs);
+    check.memory = arguments.load_check_bytes;
+    check.command = load_check::command();
     let model = &mut options.config.model;
     model.request_timeout = Duration::from_secs_f64(timeout);
     model.max_batch_size = arguments.max_batch_size;

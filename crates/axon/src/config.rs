@@ -1,5 +1,6 @@
 //! Settings, parsed into valid types once and trusted from then on.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -101,6 +102,8 @@ pub enum ControlMode {
     /// What [`ServerConfig::load_models`] names is loaded at start; from then on models are loaded and unloaded on
     /// request.
     Explicit,
+    /// All models are loaded at start; from then on what changes in the repository is loaded, loaded again or unloaded.
+    Poll,
 }
 
 impl ControlMode {
@@ -110,6 +113,7 @@ impl ControlMode {
         match self {
             Self::None => "none",
             Self::Explicit => "explicit",
+            Self::Poll => "poll",
         }
     }
 }
@@ -127,7 +131,78 @@ impl FromStr for ControlMode {
         match name {
             "none" => Ok(Self::None),
             "explicit" => Ok(Self::Explicit),
-            _ => Err(format!("expected `none` or `explicit`, got `{}`", name.escape_debug())),
+            "poll" => Ok(Self::Poll),
+            _ => Err(format!("expected `none`, `explicit` or `poll`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
+/// Which models are loaded for trial, in a process of its own, before this process loads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LoadCheckMode {
+    /// Every model, every time.
+    Always,
+    /// A model that has not survived a trial on this machine yet.
+    First,
+    /// None.
+    #[default]
+    Off,
+}
+
+impl LoadCheckMode {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::First => "first",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for LoadCheckMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for LoadCheckMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "always" => Ok(Self::Always),
+            "first" => Ok(Self::First),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("expected `always`, `first` or `off`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
+/// How models are loaded for trial. Off unless a program says how to start the process.
+#[derive(Clone, Debug)]
+pub struct LoadCheckConfig {
+    /// Which models.
+    pub mode: LoadCheckMode,
+    /// The program and its first arguments; [`load_check`](crate::load_check) says what they are followed by.
+    pub command: Vec<OsString>,
+    /// How long a trial may take; a second for each 32 MiB of the model comes on top.
+    pub time: Duration,
+    /// The bytes of address space that a trial may take; `None` chooses by the model's size.
+    pub memory: Option<u64>,
+    /// Where it is noted what has survived; `None` is `axon/checked` in the user's cache folder.
+    pub records: Option<PathBuf>,
+}
+
+impl Default for LoadCheckConfig {
+    fn default() -> Self {
+        Self {
+            mode: LoadCheckMode::Off,
+            command: Vec::new(),
+            time: Duration::from_secs(60),
+            memory: None,
+            records: None,
         }
     }
 }
@@ -148,6 +223,21 @@ pub struct ServerConfig {
     pub load_models: Vec<String>,
     /// The ONNX Runtime library; `None` looks for it.
     pub runtime_library: Option<PathBuf>,
+    /// How models are loaded for trial.
+    pub load_check: LoadCheckConfig,
+    /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
+    /// leaves it to the system.
+    pub poll_interval: PollInterval,
+}
+
+/// A time between two looks at the repository. **Source:** Triton's `--repository-poll-secs` for the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollInterval(pub Duration);
+
+impl Default for PollInterval {
+    fn default() -> Self {
+        Self(Duration::from_secs(15))
+    }
 }
 
 /// The cores that this process may use: its affinity and its cgroup's quota, at least 1.

@@ -11,6 +11,8 @@
 //! then; a load that fails takes nothing away; what the index says has happened.
 
 mod control;
+mod events;
+mod follow;
 mod model;
 mod overrides;
 mod reaper;
@@ -21,7 +23,7 @@ mod table;
 mod turns;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +36,8 @@ use source::Source;
 use table::Table;
 use turns::Turns;
 
+pub(crate) use events::Events;
+pub(crate) use follow::{Look, Watcher};
 pub use model::{Model, Plan, Ticket};
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
@@ -141,6 +145,11 @@ impl ModelRepository {
             reaper: Reaper::start()?,
         };
         Ok((repository, found))
+    }
+
+    /// The folders in which a change can change a model.
+    pub(crate) fn folders(&self) -> BTreeSet<PathBuf> {
+        self.source.folders()
     }
 
     /// Every version that was ever to be loaded, by name and number.

@@ -11,16 +11,18 @@
 //! ```
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::config::ServerConfig;
+use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Error, Result};
 use crate::report::ModelReport;
-use crate::repository::{Entry, Found, IndexEntry, LoadOverrides, Model, ModelRepository, Ticket};
+use crate::repository::{
+    Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher,
+};
 use crate::request::{InferenceRequest, InferenceResponse};
 use crate::signature::Signature;
 
@@ -41,6 +43,8 @@ struct Inner {
     stopping: AtomicBool,
     /// Nothing is taken any more.
     closed: AtomicBool,
+    /// Follows the repository, where that is asked for.
+    watcher: Mutex<Option<Watcher>>,
 }
 
 /// What a model takes and gives, as the protocol's metadata.
@@ -136,14 +140,40 @@ impl InferenceServer {
     /// # Errors
     /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path cannot be read, and as for a wrong setting.
     pub fn announce(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
+        let (control, interval) = (config.control, config.poll_interval);
         let (repository, found) = ModelRepository::open(path, config)?;
         let inner = Inner {
             repository,
             loaded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            watcher: Mutex::default(),
         };
-        Ok((Self { inner: Arc::new(inner) }, found))
+        let server = Self { inner: Arc::new(inner) };
+        if control == ControlMode::Poll {
+            server.follow(interval.0)?;
+        }
+        Ok((server, found))
+    }
+
+    /// Starts to follow the repository. The thread holds the server only while it looks.
+    fn follow(&self, interval: Duration) -> Result<()> {
+        let mut changes = self.inner.repository.changes();
+        let inner = Arc::downgrade(&self.inner);
+        let look = move |events: &mut Events| {
+            let Some(inner) = inner.upgrade().filter(|inner| !inner.stopping.load(Ordering::Acquire)) else {
+                return Look::Over;
+            };
+            if !inner.loaded.load(Ordering::Acquire) {
+                return Look::Moving;
+            }
+            // Before the look, so that nothing happens unseen between the two.
+            events.watch(&inner.repository.folders());
+            if inner.repository.follow(&mut changes) { Look::Moving } else { Look::Still }
+        };
+        let watcher = Watcher::start(interval, look)?;
+        *self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
+        Ok(())
     }
 
     /// Loads what was found, one model after the other; failures become the models' states, and are returned to be
@@ -323,6 +353,7 @@ impl InferenceServer {
     pub fn close(&self) {
         self.stop();
         self.inner.closed.store(true, Ordering::Release);
+        drop(self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.repository.close(DRAIN_LIMIT);
     }
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from axon import _axon
 from axon.cli.options import add_model_options, model_config
 from axon.cli.parser import bounded
+from axon.config import Loading
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _LARGEST_PORT = 65535
+_DAY_S = 86_400
 
 
 def add_to(commands: Commands) -> None:
@@ -66,10 +68,19 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--model-control-mode",
-        choices=["none", "explicit"],
+        choices=["none", "explicit", "poll"],
         default="none",
-        help="none: all models are loaded at start and stay; explicit: on request (default: none)",
+        help="none: all models are loaded at start and stay; explicit: on request; poll: as the folder changes "
+        "(default: none)",
     )
+    parser.add_argument(
+        "--repository-poll-secs",
+        type=bounded(int, "an integer", 0, _DAY_S),
+        default=15,
+        metavar="SECONDS",
+        help="time between two looks in mode poll; 0 leaves it to the system to tell of changes (default: 15)",
+    )
+    _add_load_check(parser)
     parser.add_argument(
         "--load-model",
         action="append",
@@ -87,6 +98,29 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
+def _add_load_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--load-check",
+        choices=["always", "first", "off"],
+        default="first",
+        help="which models are loaded for trial in a process of their own; first: those that have not survived it on "
+        "this machine yet (default: first)",
+    )
+    parser.add_argument(
+        "--load-check-secs",
+        type=bounded(int, "an integer", 1, _DAY_S),
+        default=60,
+        metavar="SECONDS",
+        help="time that a trial may take; large models are given more (default: 60)",
+    )
+    parser.add_argument(
+        "--load-check-bytes",
+        type=bounded(int, "an integer", 1, 2**63 - 1),
+        metavar="BYTES",
+        help="address space that a trial may take (default: chosen by the model's size)",
+    )
+
+
 def _run(chosen: argparse.Namespace) -> int:
     host = "127.0.0.1" if chosen.host == "localhost" else chosen.host
     try:
@@ -96,7 +130,15 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     # The native server has its own handlers, which would otherwise run Python's after themselves.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    native = model_config(chosen).native(chosen.name, control=chosen.model_control_mode, load_models=chosen.load_model)
+    loading = Loading(
+        control=chosen.model_control_mode,
+        load_models=chosen.load_model,
+        poll_s=chosen.repository_poll_secs,
+        check=chosen.load_check,
+        check_s=chosen.load_check_secs,
+        check_bytes=chosen.load_check_bytes,
+    )
+    native = model_config(chosen).native(chosen.name, loading=loading)
     try:
         _axon.serve(
             {

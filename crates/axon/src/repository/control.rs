@@ -11,6 +11,7 @@ use super::turns::Change;
 use super::{Model, ModelRepository};
 use crate::config::ControlMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::load_check;
 use crate::model_config::ModelConfiguration;
 use crate::onnx::load_library;
 use crate::reason::Reason;
@@ -32,7 +33,12 @@ impl ModelRepository {
         self.turns.take(name, change, || self.load_now(name, config.as_deref(), &files))
     }
 
-    fn load_now(&self, name: &str, config: Option<&str>, files: &[(String, Vec<u8>)]) -> Result<()> {
+    pub(super) fn load_now(
+        &self,
+        name: &str,
+        config: Option<&str>,
+        files: &[(String, Vec<u8>)],
+    ) -> Result<()> {
         // Kept until the model is loaded: the files are removed when it is dropped.
         let staged = if files.is_empty() { None } else { Some(Staged::write(name, files)?) };
         let configuration = config.map(ModelConfiguration::from_json).transpose()?;
@@ -89,8 +95,10 @@ impl ModelRepository {
         let Found { name, version, .. } = found;
         let started = Instant::now();
         let generation = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
-        if found.path.is_ok() && !found.configuration.is_identity() {
-            load_library(self.config.runtime_library.as_deref())?;
+        if let (Ok(path), false) = (&found.path, found.configuration.is_identity()) {
+            let library = self.config.runtime_library.as_deref();
+            load_library(library)?;
+            load_check::check(path, library, self.config.model.device, &self.config.load_check)?;
         }
         let mut model = Model::load(found, &self.config.model, &self.timer)?;
         let place = Place { name: name.clone(), version: *version, generation };
@@ -111,19 +119,21 @@ impl ModelRepository {
     /// As there.
     pub fn unload_model(&self, name: &str) -> Result<()> {
         self.check_control(name)?;
-        self.turns.take(name, Change::Unload, || match self.table.retire(name) {
-            Some(leaving) => {
-                if !leaving.is_empty() {
-                    tracing::info!(model = name, versions = leaving.len(), "unloading a model");
-                }
-                Ok(())
+        self.turns.take(name, Change::Unload, || {
+            if self.retire(name) || !self.source.find(name, None)?.is_empty() {
+                return Ok(());
             }
-            None if self.source.find(name, None)?.is_empty() => {
-                Err(self.table.not_found(name).because(Reason::UnloadUnknown(name.to_owned())))
-            }
-            // It is in the repository and was never loaded.
-            None => Ok(()),
+            Err(self.table.not_found(name).because(Reason::UnloadUnknown(name.to_owned())))
         })
+    }
+
+    /// Refuses new requests for a model; false when it was never loaded.
+    pub(super) fn retire(&self, name: &str) -> bool {
+        let Some(leaving) = self.table.retire(name) else { return false };
+        if !leaving.is_empty() {
+            tracing::info!(model = name, versions = leaving.len(), "unloading a model");
+        }
+        true
     }
 
     fn check_control(&self, name: &str) -> Result<()> {

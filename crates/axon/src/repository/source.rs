@@ -17,6 +17,9 @@ const ALL: &str = "*";
 /// The most files of a model that are looked at to see whether one has changed.
 const MAX_STAMPS: usize = 4096;
 
+/// The most folders that are watched.
+const MAX_FOLDERS: usize = 16_384;
+
 /// What changes with a model's files: time of change, size and inode, by path.
 pub(super) type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64, u64)>;
 
@@ -84,6 +87,45 @@ impl Source {
         Some(paths.into_iter().filter_map(stamp).collect())
     }
 
+    /// The names that models there could have, without reading any.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub fn listed(&self) -> Result<BTreeSet<String>> {
+        if !self.path.is_dir() {
+            return self.names();
+        }
+        let read = |error: std::io::Error| unreadable(Error::internal(error));
+        let mut names = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.path).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+            let name = name.unwrap_or_default().to_string_lossy();
+            let is_model = path.is_dir() || path.extension().is_some_and(|extension| extension == "onnx");
+            if is_model && check_name(&name).is_ok() {
+                names.insert(name.into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// The folders in which a change can change a model: the repository, the models', their versions'; at most
+    /// [`MAX_FOLDERS`].
+    pub fn folders(&self) -> BTreeSet<PathBuf> {
+        if !self.path.is_dir() {
+            return self.path.parent().map(Path::to_owned).into_iter().collect();
+        }
+        let mut folders = BTreeSet::from([self.path.clone()]);
+        let mut level = vec![self.path.clone()];
+        for _ in 0..2 {
+            let inside =
+                level.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+            level = inside.map(|entry| entry.path()).filter(|path| path.is_dir()).take(MAX_FOLDERS).collect();
+            folders.extend(level.iter().cloned());
+        }
+        folders.into_iter().take(MAX_FOLDERS).collect()
+    }
+
     /// The names of all models that are there now.
     ///
     /// # Errors
@@ -115,7 +157,7 @@ fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
 /// What is loaded at start.
 fn choose(mut found: Vec<Found>, config: &ServerConfig) -> Result<Vec<Found>> {
     let wanted = &config.load_models;
-    if config.control == ControlMode::None {
+    if config.control != ControlMode::Explicit {
         return match wanted.first() {
             None => Ok(found),
             Some(name) => Err(Error::invalid(
