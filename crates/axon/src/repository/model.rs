@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::reaper::Departure;
 use super::scan::Found;
-use super::sequencer::{Sequencer, Slots};
+use super::sequencer::{Entered, Sequencer, Slots};
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
@@ -19,9 +19,8 @@ use crate::metrics::ModelStatistics;
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter, SequenceId};
-use crate::scheduler::{Limits, Output, RequestId, Scheduler, SchedulerConfig, Timer};
-use crate::sequence::Number;
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
+use crate::scheduler::{Accepted, Limits, Output, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
 
 /// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
@@ -332,8 +331,7 @@ impl Model {
         let place = match &self.sequencer {
             None => Place::Queue(self.scheduler.submit(admitted, timeout, reply)?),
             Some(sequencer) => {
-                let (id, number) = sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?;
-                Place::Sequence(id, number)
+                Place::Sequence(sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?)
             }
         };
         Ok(Ticket { model: self, place, is_woken: false })
@@ -424,9 +422,9 @@ fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {
 /// Where an accepted request waits.
 enum Place {
     /// For an instance.
-    Queue(RequestId),
+    Queue(Accepted),
     /// For its turn in its sequence.
-    Sequence(SequenceId, Number),
+    Sequence(Entered),
 }
 
 /// An accepted request.
@@ -445,15 +443,15 @@ impl Ticket {
         self.model.scheduler.wake();
     }
 
-    /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
+    /// Takes the request back; its reply is dropped. One that waits is never run. A run that nobody else waits for is
+    /// stopped, between two nodes of the model's graph. Does nothing when it has been answered.
     pub fn cancel(mut self) {
         self.is_woken = true;
         match &self.place {
-            Place::Queue(id) => self.model.scheduler.cancel(*id),
-            Place::Sequence(id, number) => {
-                // A request that has had its turn is answered to nobody.
+            Place::Queue(accepted) => self.model.scheduler.cancel(accepted),
+            Place::Sequence(entered) => {
                 if let Some(sequencer) = &self.model.sequencer {
-                    sequencer.cancel(id, *number);
+                    sequencer.cancel(entered);
                 }
             }
         }
