@@ -130,12 +130,11 @@ impl Instance<'_> {
         let rows = requests.iter().map(|request| request.rows).sum();
         let delay = requests.iter().map(|request| request.delay).max().unwrap_or_default();
         let joined;
-        let (inputs, input) = match requests {
-            [request] => (request.inputs.as_slice(), Duration::ZERO),
-            _ => {
-                joined = join_inputs(requests)?;
-                (joined.as_slice(), started.elapsed())
-            }
+        let (inputs, input) = if let [request] = requests {
+            (request.inputs.as_slice(), Duration::ZERO)
+        } else {
+            joined = join_inputs(requests)?;
+            (joined.as_slice(), started.elapsed())
         };
         let (outcome, infer) = self.timed(&Run { inputs, delay, stop: &attendance.stop });
         let ended = Instant::now();

@@ -2,8 +2,17 @@
 
 use super::*;
 
-/// Runs `values` as one batch, with leave for every run; the answers, and the rows of the runs that were needed.
-fn run_batch(values: &[i64]) -> (Vec<Result<(i64, usize)>>, Vec<usize>, Fixture) {
+/// What became of a batch.
+struct Ended {
+    /// The value and the rows of its run, for each request.
+    answers: Vec<Result<(i64, usize)>>,
+    /// The rows of the runs that were needed.
+    started: Vec<usize>,
+    fixture: Fixture,
+}
+
+/// Runs `values` as one batch, with leave for every run.
+fn run_batch(values: &[i64]) -> Ended {
     let fixture = Fixture::new(64, 64);
     let first = fixture.occupy();
     let answers: Vec<_> = values.iter().map(|&value| fixture.submit(value, LONG).1).collect();
@@ -11,7 +20,7 @@ fn run_batch(values: &[i64]) -> (Vec<Result<(i64, usize)>>, Vec<usize>, Fixture)
     value(&first).unwrap();
     let answers = answers.iter().map(value).collect();
     let started = fixture.started.try_iter().collect();
-    (answers, started, fixture)
+    Ended { answers, started, fixture }
 }
 
 #[test]
@@ -20,7 +29,7 @@ fn one_culprit_costs_two_runs_for_each_halving_at_most() {
         for culprit in 0..count {
             let mut values: Vec<i64> = (1..=count).collect();
             values[usize::try_from(culprit).unwrap()] = -1;
-            let (answers, started, fixture) = run_batch(&values);
+            let Ended { answers, started, fixture } = run_batch(&values);
             for (answer, value) in answers.into_iter().zip(values) {
                 match (answer, value) {
                     (Err(error), -1) => assert_eq!(error.kind(), ErrorKind::InvalidRequest),
@@ -38,10 +47,10 @@ fn one_culprit_costs_two_runs_for_each_halving_at_most() {
 
 #[test]
 fn no_batch_is_run_more_often_than_twice_its_requests() {
-    let (answers, started, _) = run_batch(&[-1; 13]);
+    let Ended { answers, started, .. } = run_batch(&[-1; 13]);
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err().kind() == ErrorKind::InvalidRequest));
     assert_eq!(started.len(), 2 * 13 - 1);
-    let (answers, started, _) = run_batch(&[1, -1, 2, -2, -1, 3, 4, -2]);
+    let Ended { answers, started, .. } = run_batch(&[1, -1, 2, -2, -1, 3, 4, -2]);
     let failed = answers.iter().filter(|answer| answer.is_err()).count();
     assert_eq!(failed, 4);
     assert!(started.len() < 16, "{started:?}");
