@@ -14,7 +14,7 @@ class NativeConfig(TypedDict):
     max_batch_size: int | None
     max_queue_size: int | None
     request_timeout_s: float
-    batching: bool
+    batching: str
     instances: int | None
     device: str
     runtime_library: str | None

@@ -56,8 +56,11 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
-    /// Never let requests share a run
-    #[arg(long)]
+    /// auto: requests share a run where their rows do not influence each other; off: never; always: even then
+    #[arg(long, default_value_t)]
+    batching: Batching,
+    /// The same as `--batching off`
+    #[arg(long, conflicts_with = "batching")]
     no_batching: bool,
     /// cpu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
@@ -114,9 +117,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     model.max_queue_size = arguments.max_queue_size.unwrap_or(model.max_queue_size);
     model.instances = arguments.instances;
     model.device = arguments.device;
-    if arguments.no_batching {
-        model.batching = Batching::Off;
-    }
+    model.batching = if arguments.no_batching { Batching::Off } else { arguments.batching };
     Some(options)
 }
 

@@ -13,6 +13,7 @@ mod files;
 mod fit;
 mod native;
 mod origin;
+mod parameters;
 mod parse;
 mod schema;
 pub mod sequence;
@@ -28,7 +29,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use synapse::DataType;
 
-use crate::config::Device;
+use crate::config::{Batching, Device};
 use crate::error::{Error, ErrorKind, Result};
 use check::{Checked, Checker};
 use fields::Fields;
@@ -337,6 +338,12 @@ impl ModelConfiguration {
     #[must_use]
     pub fn execute_delay(&self) -> Duration {
         self.checked.execute_delay
+    }
+
+    /// Whether requests may share a run; `None` leaves it to the server's settings.
+    #[must_use]
+    pub fn batching(&self) -> Option<Batching> {
+        self.checked.batching
     }
 
     /// What was read and is not used, one line for each field.

@@ -83,6 +83,7 @@ impl ModelReport {
         };
         let (batchable, reason, bitwise) = match &findings.batchable {
             Batchable::Yes { bitwise } => (true, None, Some(*bitwise)),
+            Batchable::Insisted(reason) => (true, Some(reason.clone()), None),
             Batchable::No(reason) => (false, Some(reason.clone()), None),
         };
         Self {

@@ -18,6 +18,7 @@ mod scan;
 mod sequencer;
 mod source;
 mod table;
+mod ticket;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -34,9 +35,10 @@ use source::Source;
 use table::Table;
 use turns::Turns;
 
-pub use model::{Model, Plan, Ticket};
+pub use model::{Model, Plan};
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
+pub use ticket::Ticket;
 
 /// What is known of a version.
 #[derive(Clone)]

@@ -31,7 +31,16 @@ def add_model_options(parser: Parser) -> None:
         metavar="N",
         help="threads that run each model, at most the cores granted (default: chosen at load)",
     )
-    model.add_argument("--no-batching", action="store_true", help="never let requests share a run")
+    batching = model.add_mutually_exclusive_group()
+    batching.add_argument(
+        "--batching",
+        choices=["auto", "off", "always"],
+        default="auto",
+        help="whether requests share a run: where rows do not influence each other, never, or even then (default: auto)",
+    )
+    batching.add_argument(
+        "--no-batching", action="store_const", dest="batching", const="off", help="the same as --batching off"
+    )
     model.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where models run (default: cpu)")
     model.add_argument(
         "--request-timeout",
@@ -54,7 +63,7 @@ def model_config(chosen: argparse.Namespace) -> ModelConfig:
         max_batch_size=chosen.max_batch_size,
         max_queue_size=chosen.max_queue_size,
         request_timeout_s=chosen.request_timeout,
-        batching=not chosen.no_batching,
+        batching=chosen.batching,
         instances=chosen.instances,
         device=chosen.device,
     )

@@ -8,17 +8,19 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
+use super::parameters::BATCHING;
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "backend",
     "file",
     "versions",
     "max_batch_size",
+    "batching",
     "instances",
     "max_queue_size",
     "timeout_ms",
@@ -115,6 +117,7 @@ impl Reader<'_> {
                 "name" | "backend" => self.copy(key, key, item, text)?,
                 "file" => self.copy("default_model_filename", key, item, text)?,
                 "max_batch_size" => self.copy(key, key, item, integer)?,
+                "batching" => self.batching(item)?,
                 "versions" => self.versions(item)?,
                 "instances" => {
                     self.note("instance_group[0].count", key, item);
@@ -272,8 +275,23 @@ impl Reader<'_> {
             };
             parameters.insert(name.get_ref().to_string(), json!({ "string_value": value }));
         }
-        self.fields.insert(key.to_owned(), Value::Object(parameters));
+        self.add_parameters(parameters);
         Ok(())
+    }
+
+    /// Triton's description has no field for it.
+    fn batching(&mut self, item: &Item<'_>) -> Result<()> {
+        self.note(&format!("parameters.{BATCHING}"), "batching", item);
+        let value = text("batching", item)?;
+        self.add_parameters(Map::from_iter([(BATCHING.to_owned(), json!({ "string_value": value }))]));
+        Ok(())
+    }
+
+    fn add_parameters(&mut self, parameters: Map<String, Value>) {
+        let known = self.fields.entry("parameters").or_insert_with(|| json!({}));
+        if let Value::Object(known) = known {
+            known.extend(parameters);
+        }
     }
 
     fn sequence(&mut self, item: &Item<'_>) -> Result<()> {

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use super::reaper::Departure;
 use super::scan::Found;
-use super::sequencer::{Entered, Sequencer, Slots};
+use super::sequencer::{Sequencer, Slots};
+use super::ticket::{Place, Ticket};
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
@@ -20,7 +18,7 @@ use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels}
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
-use crate::scheduler::{Accepted, Limits, Output, Scheduler, SchedulerConfig, Timer};
+use crate::scheduler::{Limits, Output, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
 
 /// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
@@ -54,8 +52,7 @@ impl Plan {
         };
         let instances = config.instances.map_or(chosen, NonZeroUsize::get);
         let instances = if config.device == Device::Cuda { 1 } else { instances.min(cores.get()) };
-        let batched =
-            matches!(findings.batchable, Batchable::Yes { .. }) && config.batching == Batching::Auto;
+        let batched = findings.batchable.shares_runs() && config.batching != Batching::Off;
         let knee = NonZeroUsize::new(findings.knee()).unwrap_or(NonZeroUsize::MIN);
         Self { instances, threads: 1, max_batch_rows: if batched { knee } else { NonZeroUsize::MIN }, arena }
     }
@@ -100,7 +97,7 @@ impl Prepared {
         let arena = !outline.dynamic_rows;
         let session = Session::load(path, SessionOptions { device: config.device, threads: 1, arena })?;
         let fit = found.configuration.fit(session.signature())?;
-        let mut findings = probe(session.signature(), &mut Arc::clone(&session));
+        let mut findings = probe(session.signature(), &mut Arc::clone(&session), config.batching);
         if let Some(reason) = &findings.not_run {
             tracing::warn!(
                 model = found.name,
@@ -108,9 +105,10 @@ impl Prepared {
                 "the model failed on made-up inputs, so it is not batched: {reason}"
             );
         }
-        if !fit.may_batch && matches!(findings.batchable, Batchable::Yes { .. }) {
+        if !fit.may_batch && findings.batchable.shares_runs() {
             findings.batchable = Batchable::No("its configuration says max_batch_size 0".to_owned());
         }
+        warn_of_insistence(found, &findings, config.batching);
         let plan = Plan::choose(config, &findings, arena, granted_cores());
         let layout = fit.layout.clone().map(Arc::new);
         let executor = || match &layout {
@@ -202,7 +200,7 @@ impl Model {
             Arc::clone(timer),
         )?;
         let scheduler = Arc::new(scheduler);
-        let counts_rows = matches!(findings.batchable, Batchable::Yes { .. });
+        let counts_rows = findings.batchable.shares_runs();
         let slots = Slots {
             instances: plan.instances,
             max_batch_rows: plan.max_batch_rows.get(),
@@ -334,7 +332,15 @@ impl Model {
                 Place::Sequence(sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?)
             }
         };
-        Ok(Ticket { model: self, place, is_woken: false })
+        Ok(Ticket::new(self, place))
+    }
+
+    pub(super) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    pub(super) fn sequencer(&self) -> Option<&Sequencer> {
+        self.sequencer.as_ref()
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
@@ -402,7 +408,24 @@ fn configured(config: &ModelConfig, configuration: &ModelConfiguration) -> Model
     config.max_batch_size = rows.into_iter().flatten().min();
     config.max_queue_size = configuration.queue().max_queue_size.unwrap_or(config.max_queue_size);
     config.instances = configuration.instances().or(config.instances);
+    config.batching = configuration.batching().unwrap_or(config.batching);
     config
+}
+
+/// Says what an owner who insists on batches must know: what they cost, or that there are none.
+fn warn_of_insistence(found: &Found, findings: &Findings, batching: Batching) {
+    let Found { name: model, version, .. } = found;
+    match &findings.batchable {
+        Batchable::Insisted(reason) => tracing::warn!(
+            model,
+            version,
+            "batching is `always`, so answers depend on who asks at the same time: {reason}"
+        ),
+        Batchable::No(reason) if batching == Batching::Always => {
+            tracing::warn!(model, version, "batching is `always`, and the model is not batched: {reason}");
+        }
+        _ => {}
+    }
 }
 
 fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {
@@ -417,95 +440,4 @@ fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {
         labels.insert(output.name.clone(), read);
     }
     Ok(labels)
-}
-
-/// Where an accepted request waits.
-enum Place {
-    /// For an instance.
-    Queue(Accepted),
-    /// For its turn in its sequence.
-    Sequence(Entered),
-}
-
-/// An accepted request.
-#[must_use = "wake, finish or cancel it"]
-pub struct Ticket {
-    model: Arc<Model>,
-    place: Place,
-    /// Whether an instance has been told; one that is dropped untold tells it.
-    is_woken: bool,
-}
-
-impl Ticket {
-    /// Wakes an instance for the request, and for what was queued with it.
-    pub fn wake(&mut self) {
-        self.is_woken = true;
-        self.model.scheduler.wake();
-    }
-
-    /// Takes the request back; its reply is dropped. One that waits is never run. A run that nobody else waits for is
-    /// stopped, between two nodes of the model's graph. Does nothing when it has been answered.
-    pub fn cancel(mut self) {
-        self.is_woken = true;
-        match &self.place {
-            Place::Queue(accepted) => self.model.scheduler.cancel(accepted),
-            Place::Sequence(entered) => {
-                if let Some(sequencer) = &self.model.sequencer {
-                    sequencer.cancel(entered);
-                }
-            }
-        }
-    }
-
-    /// Has the request run and waits for the answer that its reply sends. Dropping the future cancels the request.
-    ///
-    /// Other tasks that are ready queue their requests first: what has come together runs together.
-    ///
-    /// # Errors
-    /// What the answer says; [`ErrorKind::Internal`](crate::ErrorKind) when the sender was dropped.
-    pub async fn finish(
-        self,
-        answer: oneshot::Receiver<Result<InferenceResponse>>,
-    ) -> Result<InferenceResponse> {
-        let mut guard = CancelOnDrop(Some(self));
-        yield_once().await;
-        if let Some(ticket) = &mut guard.0 {
-            ticket.wake();
-        }
-        let answer = answer.await;
-        guard.0 = None;
-        answer.map_err(Error::internal)?
-    }
-}
-
-/// A request that was queued is run, also when its ticket is dropped unused.
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.is_woken {
-            self.wake();
-        }
-    }
-}
-
-struct CancelOnDrop(Option<Ticket>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.0.take() {
-            ticket.cancel();
-        }
-    }
-}
-
-/// Lets every other task that is ready run first.
-async fn yield_once() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
