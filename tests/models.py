@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATATYPES",
+    "ENDLESS",
     "baked_batch",
     "cumsum_rows",
     "dynamic_inner",
     "dynamic_quantized",
+    "endless",
     "external_data",
     "fixed_batch",
     "gather",
@@ -248,6 +250,43 @@ def slow(milliseconds: float = 5.0) -> onnx.ModelProto:
             "column": np.ones((256, 1), np.float32),
             "roll": np.roll(np.eye(256, dtype=np.float32), 1, axis=1),
             "first": np.array(0, np.int64),
+        },
+    )
+
+
+#: What `endless` never comes to an end with: no value that a load-time probe would think of.
+ENDLESS: Final = 12345.0
+
+
+def endless() -> onnx.ModelProto:
+    """`x` `[1]` -> `y` = `x`, after a loop of one round, or for `ENDLESS` of more than any machine will ever do.
+
+    ONNX Runtime can be told to stop between two rounds.
+    """
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_in"], ["go"]), helper.make_node("Add", ["value", "nothing"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            _tensor("value", (1,)),
+        ],
+        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), _tensor("next", (1,))],
+    )
+    return _model(
+        [
+            helper.make_node("Equal", ["x", "magic"], ["is_endless"]),
+            helper.make_node("Where", ["is_endless", "many", "one"], ["list_of_rounds"]),
+            helper.make_node("Squeeze", ["list_of_rounds"], ["rounds"]),
+            helper.make_node("Loop", ["rounds", "", "x"], ["y"], body=body),
+        ],
+        inputs=[_tensor("x", (1,))],
+        outputs=[_tensor("y", (1,))],
+        constants={
+            "magic": np.array([ENDLESS], np.float32),
+            "many": np.array([1 << 50], np.int64),
+            "one": np.array([1], np.int64),
+            "nothing": np.array([0], np.float32),
         },
     )
 

@@ -36,7 +36,7 @@ def add_model_options(parser: Parser) -> None:
         "--batching",
         choices=["auto", "off", "always"],
         default="auto",
-        help="whether requests share a run: where rows do not influence each other, never, or even then (default: auto)",
+        help="whether requests share a run: if rows do not influence each other, never, or even then (default: auto)",
     )
     batching.add_argument(
         "--no-batching", action="store_const", dest="batching", const="off", help="the same as --batching off"
