@@ -31,6 +31,7 @@ __all__ = [
     "dynamic_inner",
     "dynamic_quantized",
     "endless",
+    "endless_sum",
     "external_data",
     "fixed_batch",
     "gather",
@@ -263,32 +264,54 @@ def endless() -> onnx.ModelProto:
 
     ONNX Runtime can be told to stop between two rounds.
     """
+    return _model(
+        _looping("y", (1,)),
+        inputs=[_tensor("x", (1,))],
+        outputs=[_tensor("y", (1,))],
+        constants=_ROUNDS,
+    )
+
+
+def endless_sum() -> onnx.ModelProto:
+    """`x` and the state `before`, `[batch, 1]` -> `sum` and the state `after`, their sum; as endless as `endless`."""
+    shape = ("batch", 1)
+    return _model(
+        [
+            *_looping("looped", shape),
+            helper.make_node("Add", ["looped", "before"], ["sum"]),
+            helper.make_node("Identity", ["sum"], ["after"]),
+        ],
+        inputs=[_tensor("x", shape), _tensor("before", shape)],
+        outputs=[_tensor("sum", shape), _tensor("after", shape)],
+        constants=_ROUNDS,
+    )
+
+
+_ROUNDS: Final[Mapping[str, npt.NDArray[Any]]] = {
+    "magic": np.array([ENDLESS], np.float32),
+    "many": np.array([1 << 50], np.int64),
+    "one": np.array([1], np.int64),
+    "nothing": np.array([0], np.float32),
+}
+
+
+def _looping(result: str, shape: Shape) -> list[onnx.NodeProto]:
     body = helper.make_graph(
         [helper.make_node("Identity", ["go_in"], ["go"]), helper.make_node("Add", ["value", "nothing"], ["next"])],
         "body",
         [
             helper.make_tensor_value_info("round", TensorProto.INT64, []),
             helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
-            _tensor("value", (1,)),
+            _tensor("value", shape),
         ],
-        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), _tensor("next", (1,))],
+        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), _tensor("next", shape)],
     )
-    return _model(
-        [
-            helper.make_node("Equal", ["x", "magic"], ["is_endless"]),
-            helper.make_node("Where", ["is_endless", "many", "one"], ["list_of_rounds"]),
-            helper.make_node("Squeeze", ["list_of_rounds"], ["rounds"]),
-            helper.make_node("Loop", ["rounds", "", "x"], ["y"], body=body),
-        ],
-        inputs=[_tensor("x", (1,))],
-        outputs=[_tensor("y", (1,))],
-        constants={
-            "magic": np.array([ENDLESS], np.float32),
-            "many": np.array([1 << 50], np.int64),
-            "one": np.array([1], np.int64),
-            "nothing": np.array([0], np.float32),
-        },
-    )
+    return [
+        helper.make_node("Equal", ["x", "magic"], ["is_endless"]),
+        helper.make_node("Where", ["is_endless", "many", "one"], ["rounds_of_each"]),
+        helper.make_node("ReduceMax", ["rounds_of_each"], ["rounds"], keepdims=0),
+        helper.make_node("Loop", ["rounds", "", "x"], [result], body=body),
+    ]
 
 
 def external_data(path: Path) -> Path:

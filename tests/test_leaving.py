@@ -22,7 +22,7 @@ import pytest
 from axon import InferenceServer, ModelConfig
 from grpc_asking import let_it_be_read, stub
 from http2 import PATIENCE_S, RST_STREAM, Connection, frame, post
-from models import ENDLESS, endless, save
+from models import ENDLESS, endless, endless_sum, save
 from serving import serving
 from test_bad_input import ask
 from tritonclient.grpc import service_pb2 as pb
@@ -175,6 +175,47 @@ def test_a_coroutine_that_is_cancelled_stops_its_run(save_model: SaveModel) -> N
                 assert answer["y"].tolist() == [2.0]
 
     asyncio.run(asked())
+
+
+PATIENT: Final = """
+max_batch_size: 4
+sequence_batching {
+  max_sequence_idle_microseconds: 100000000
+  state [ { input_name: "before" output_name: "after" data_type: TYPE_FP32 dims: [ 1 ]
+            initial_state { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true name: "zero" } } ]
+}
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""
+
+
+def test_a_request_of_a_sequence_that_is_left_while_it_runs_leaves_the_sequence_as_it_was(tmp_path: Path) -> None:
+    save(endless_sum(), tmp_path / "endless" / "1" / "model.onnx")
+    (tmp_path / "endless" / "config.pbtxt").write_text(PATIENT, encoding="utf-8")
+    with serving(tmp_path, "--log-level", "off") as server:
+
+        def asked(value: float, *, start: bool = False) -> bytes:
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [value]}
+            parameters = {"sequence_id": 7, "sequence_start": start}
+            return json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+
+        def summed(value: float, *, start: bool = False) -> list[float]:
+            answer = ask(server, INFER, asked(value, start=start))
+            assert answer.status == 200, answer.body
+            (output,) = json.loads(answer.body)["outputs"]
+            return list(output["data"])
+
+        for _ in range(20):
+            before = counters(server)
+            assert summed(1.0, start=True) == [1.0]
+            with socket.create_connection((server.host, server.port), timeout=PATIENCE_S) as client:
+                payload = asked(ENDLESS)
+                head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(payload)}\r\n\r\n"
+                client.sendall(head.encode() + payload)
+                counters(server)
+            assert summed(2.0) == [3.0]
+            if counters(server)["runs"] == before["runs"] + 3:
+                return
+        pytest.fail("no request was ever running when its client left")
 
 
 IDENTITY: Final = """

@@ -30,7 +30,7 @@ pub struct ModelReport {
     pub outputs: Vec<TensorReport>,
     /// Whether requests may share a run.
     pub batchable: bool,
-    /// Why they may not.
+    /// Why they may not, or would not if the owner did not insist.
     pub not_batchable_because: Option<String>,
     /// Whether a row's answer is the same alone and in a batch, bit for bit; `None` when it is not batched.
     pub bitwise: Option<bool>,
