@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATATYPES",
+    "ENDLESS",
     "baked_batch",
     "cumsum_rows",
     "dynamic_inner",
     "dynamic_quantized",
+    "endless",
+    "endless_sum",
     "external_data",
     "fixed_batch",
     "gather",
@@ -250,6 +253,65 @@ def slow(milliseconds: float = 5.0) -> onnx.ModelProto:
             "first": np.array(0, np.int64),
         },
     )
+
+
+#: What `endless` never comes to an end with: no value that a load-time probe would think of.
+ENDLESS: Final = 12345.0
+
+
+def endless() -> onnx.ModelProto:
+    """`x` `[1]` -> `y` = `x`, after a loop of one round, or for `ENDLESS` of more than any machine will ever do.
+
+    ONNX Runtime can be told to stop between two rounds.
+    """
+    return _model(
+        _looping("y", (1,)),
+        inputs=[_tensor("x", (1,))],
+        outputs=[_tensor("y", (1,))],
+        constants=_ROUNDS,
+    )
+
+
+def endless_sum() -> onnx.ModelProto:
+    """`x` and the state `before`, `[batch, 1]` -> `sum` and the state `after`, their sum; as endless as `endless`."""
+    shape = ("batch", 1)
+    return _model(
+        [
+            *_looping("looped", shape),
+            helper.make_node("Add", ["looped", "before"], ["sum"]),
+            helper.make_node("Identity", ["sum"], ["after"]),
+        ],
+        inputs=[_tensor("x", shape), _tensor("before", shape)],
+        outputs=[_tensor("sum", shape), _tensor("after", shape)],
+        constants=_ROUNDS,
+    )
+
+
+_ROUNDS: Final[Mapping[str, npt.NDArray[Any]]] = {
+    "magic": np.array([ENDLESS], np.float32),
+    "many": np.array([1 << 50], np.int64),
+    "one": np.array([1], np.int64),
+    "nothing": np.array([0], np.float32),
+}
+
+
+def _looping(result: str, shape: Shape) -> list[onnx.NodeProto]:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_in"], ["go"]), helper.make_node("Add", ["value", "nothing"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            _tensor("value", shape),
+        ],
+        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), _tensor("next", shape)],
+    )
+    return [
+        helper.make_node("Equal", ["x", "magic"], ["is_endless"]),
+        helper.make_node("Where", ["is_endless", "many", "one"], ["rounds_of_each"]),
+        helper.make_node("ReduceMax", ["rounds_of_each"], ["rounds"], keepdims=0),
+        helper.make_node("Loop", ["rounds", "", "x"], [result], body=body),
+    ]
 
 
 def external_data(path: Path) -> Path:

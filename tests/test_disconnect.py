@@ -138,9 +138,9 @@ def test_a_client_that_leaves_while_its_request_runs_disturbs_nobody(server: Ser
         client.sendall(post(1))
         assert_is_answered(client, 1)
     after = moved(server, before)
-    # Where the instance was not quick enough, the request has left the queue instead.
+    # Its run is stopped, or had ended already; where the instance was not quick enough, it has left the queue instead.
     assert after["success"] + after["fail"] == 2
-    assert after["runs"] == after["success"]
+    assert 1 <= after["success"] <= after["runs"] <= 2
 
 
 @pytest.mark.parametrize("ending", ["hangs up", "resets"])

@@ -14,7 +14,8 @@ class NativeConfig(TypedDict):
     max_batch_size: int | None
     max_queue_size: int | None
     request_timeout_s: float
-    batching: bool
+    latency_target_s: float | None
+    batching: str
     instances: int | None
     device: str
     runtime_library: str | None

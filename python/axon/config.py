@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from axon._runtime import find_library
 from axon.errors import InvalidRequest
@@ -38,6 +38,10 @@ class Loading:
     check_bytes: int | None = None
 
 
+#: What each value of `ModelConfig.batching` is called in the native module.
+_BATCHING: Final = {True: "auto", "auto": "auto", False: "off", "off": "off", "always": "always"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """How models are run. Every default is chosen at load or safe; none needs tuning.
@@ -45,9 +49,13 @@ class ModelConfig:
     Attributes:
         max_batch_size: Most rows of one request, at least 1; None leaves it to the memory.
         max_queue_size: Most requests that wait for each model, at least 1; one more is `Overloaded`. None is 1,024.
-        request_timeout_s: Seconds that a request may wait to be run when it does not say, more than 0; at most 300. A
+        latency_target_s: Seconds within which requests are to be answered that do not say; it is held by refusing at once
+            what would be late. None has `request_timeout_s`.
+        request_timeout_s: Seconds that a request may wait for its answer when it does not say, more than 0; at most 300. A
             run that has begun is not stopped.
-        batching: Whether requests may share a run. True lets the load-time probe decide; False never.
+        batching: Whether requests may share a run. True, or "auto", lets the load-time probe decide; False, or "off",
+            never; "always" also where rows influence each other, so that an answer may depend on who asks at the same
+            time.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.
     """
@@ -55,16 +63,20 @@ class ModelConfig:
     max_batch_size: int | None = None
     max_queue_size: int | None = None
     request_timeout_s: float = 10.0
-    batching: bool = True
+    latency_target_s: float | None = None
+    batching: bool | Literal["auto", "off", "always"] = True
     instances: int | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be.
+        """Refuse counts and a way of batching that cannot be.
 
         Raises:
-            InvalidRequest: A count is no integer of at least 1; `field` names it.
+            InvalidRequest: A count is no integer of at least 1, or `batching` is none of its values; `field` names it.
         """
+        if not isinstance(self.batching, (bool, str)) or self.batching not in _BATCHING:
+            problem = f"expected True, False, 'auto', 'off' or 'always', got {self.batching!r}"
+            raise InvalidRequest(f"batching: {problem}", "batching")
         for field in ("max_batch_size", "max_queue_size", "instances"):
             count = getattr(self, field)
             if count is not None and not (isinstance(count, int) and 1 <= count < 2**63):
@@ -83,7 +95,8 @@ class ModelConfig:
             "max_batch_size": self.max_batch_size,
             "max_queue_size": self.max_queue_size,
             "request_timeout_s": self.request_timeout_s,
-            "batching": self.batching,
+            "latency_target_s": self.latency_target_s,
+            "batching": _BATCHING[self.batching],
             "instances": self.instances,
             "device": self.device,
             "runtime_library": find_library(),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::config::{Batching, LoadCheckConfig, PollInterval, ServerConfig};
+use axon::config::{LoadCheckConfig, PollInterval, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
@@ -71,7 +71,8 @@ pub struct NativeConfig {
     max_batch_size: Option<NonZeroUsize>,
     max_queue_size: Option<NonZeroUsize>,
     request_timeout_s: f64,
-    batching: bool,
+    latency_target_s: Option<f64>,
+    batching: String,
     instances: Option<NonZeroUsize>,
     device: String,
     runtime_library: Option<PathBuf>,
@@ -105,7 +106,9 @@ impl NativeConfig {
         model.max_batch_size = self.max_batch_size;
         model.max_queue_size = self.max_queue_size.unwrap_or(model.max_queue_size);
         model.request_timeout = seconds("request_timeout_s", self.request_timeout_s)?;
-        model.batching = if self.batching { Batching::Auto } else { Batching::Off };
+        model.latency_target =
+            self.latency_target_s.map(|target| seconds("latency_target_s", target)).transpose()?;
+        model.batching = self.batching.parse().map_err(|problem| Error::invalid("batching", problem))?;
         model.instances = self.instances;
         model.device = self.device.parse().map_err(|problem| Error::invalid("device", problem))?;
         Ok(config)

@@ -26,6 +26,7 @@ mod settings;
 pub mod shared_memory;
 pub mod signals;
 pub mod status;
+mod timing;
 mod verbs;
 
 pub use serve::{

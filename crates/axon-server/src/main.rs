@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, ControlMode, Device, LoadCheckMode, PollInterval};
+use axon::config::{Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, PollInterval};
 use axon_server::compat::Compat;
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
@@ -46,9 +46,12 @@ struct Arguments {
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
-    /// How long a request may wait to be run when it does not say, in seconds
+    /// How long a request may wait for its answer when it does not say, in seconds
     #[arg(long, default_value_t = 10.0)]
     request_timeout: f64,
+    /// The time within which requests are answered that do not say, such as 10ms or 0.5s; what would be late is refused
+    #[arg(long, value_parser = latency_target, value_name = "TIME")]
+    latency_target: Option<Duration>,
     /// The most rows of one request; none leaves it to the size limit
     #[arg(long)]
     max_batch_size: Option<NonZeroUsize>,
@@ -58,8 +61,11 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
-    /// Never let requests share a run
-    #[arg(long)]
+    /// auto: requests share a run where their rows do not influence each other; off: never; always: even then
+    #[arg(long, default_value_t)]
+    batching: Batching,
+    /// The same as `--batching off`
+    #[arg(long, conflicts_with = "batching")]
     no_batching: bool,
     /// cpu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
@@ -113,6 +119,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// A time with its unit; 300 s at most.
+fn latency_target(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => (text.strip_suffix('s').unwrap_or_default(), 1.0),
+    };
+    let seconds = number.parse().ok().map(|number: f64| number * unit);
+    let target = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let target = target.filter(|target| !target.is_zero() && *target <= MAX_TIMEOUT);
+    target.ok_or_else(|| "expected a time such as 10ms or 0.5s, more than 0 and at most 300s".to_owned())
+}
+
 fn options(arguments: Arguments) -> Option<ServeOptions> {
     let timeout = arguments.request_timeout;
     if !(0.001..=300.0).contains(&timeout) {
@@ -136,13 +154,12 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     check.command = load_check::command();
     let model = &mut options.config.model;
     model.request_timeout = Duration::from_secs_f64(timeout);
+    model.latency_target = arguments.latency_target;
     model.max_batch_size = arguments.max_batch_size;
     model.max_queue_size = arguments.max_queue_size.unwrap_or(model.max_queue_size);
     model.instances = arguments.instances;
     model.device = arguments.device;
-    if arguments.no_batching {
-        model.batching = Batching::Off;
-    }
+    model.batching = if arguments.no_batching { Batching::Off } else { arguments.batching };
     Some(options)
 }
 

@@ -263,11 +263,11 @@ pub async fn serve(
     }
     drop(listeners);
     finish.send_replace(true);
+    // Everything in flight has been answered, or has had its time: what still runs is stopped, and its caller told so.
+    let closing = tokio::task::spawn_blocking(move || server.close_within(Duration::ZERO));
     let _ = tokio::time::timeout(FLUSH_LIMIT, connections.wait_for_none()).await;
-    // Everything in flight has been answered, or has had its time.
     delivering.abort();
-    let closed = tokio::task::spawn_blocking(move || server.close()).await;
-    if let Err(error) = closed {
+    if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
     }
     tracing::info!("bye");

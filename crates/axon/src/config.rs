@@ -54,6 +54,37 @@ pub enum Batching {
     Auto,
     /// Never.
     Off,
+    /// Wherever the model can be run on rows of several requests, also when they influence each other: an answer may
+    /// then depend on who asked at the same time.
+    Always,
+}
+
+impl Batching {
+    /// The name on the command line and in `model.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl fmt::Display for Batching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Batching {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Auto, Self::Off, Self::Always];
+        let found = all.into_iter().find(|batching| batching.name() == name);
+        found.ok_or_else(|| format!("expected `auto`, `off` or `always`, got `{}`", name.escape_debug()))
+    }
 }
 
 /// What holds for each model.

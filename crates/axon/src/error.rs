@@ -152,6 +152,12 @@ impl Error {
             .because(Reason::Stopping)
     }
 
+    /// The end of a run that was stopped because nobody waited for it.
+    #[must_use]
+    pub fn stopped() -> Self {
+        Self::new(ErrorKind::Cancelled, "the run was stopped: nobody waits for its answer")
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -24,6 +24,7 @@ pub mod sequence;
 pub mod server;
 pub mod signature;
 pub mod simulation;
+pub mod stop;
 
 /// The README's Rust is compiled with the tests.
 #[cfg(doctest)]

@@ -45,7 +45,7 @@ pub struct ModelStatistics {
     pub compute_infer: DurationCounter,
     /// Requests run, splitting the outputs of their batch.
     pub compute_output: DurationCounter,
-    /// Requests whose caller went away while they waited; they count as failed too.
+    /// Requests whose caller went away before they were answered; they count as failed too.
     pub cancel: DurationCounter,
     /// Rows answered: a request of 8 rows counts 8.
     pub inference_count: AtomicU64,

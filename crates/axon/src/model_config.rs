@@ -13,6 +13,7 @@ mod files;
 mod fit;
 mod native;
 mod origin;
+mod parameters;
 mod parse;
 mod schema;
 pub mod sequence;
@@ -29,7 +30,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use synapse::DataType;
 
-use crate::config::Device;
+use crate::config::{Batching, Device};
 use crate::error::{Error, ErrorKind, Result};
 use check::{Checked, Checker};
 use fields::Fields;
@@ -346,19 +347,19 @@ impl ModelConfiguration {
     /// How the requests of a level wait.
     #[must_use]
     pub fn queue_of(&self, level: u32) -> &QueuePolicy {
-        self.checked.batching.policies.get(&level).unwrap_or(&self.checked.queue)
+        self.checked.dynamic_batching.policies.get(&level).unwrap_or(&self.checked.queue)
     }
 
     /// How requests share batches.
     #[must_use]
-    pub fn batching(&self) -> &DynamicBatching {
-        &self.checked.batching
+    pub fn dynamic_batching(&self) -> &DynamicBatching {
+        &self.checked.dynamic_batching
     }
 
     /// The time within which requests must be answered that do not say; `None` leaves it to the server's settings.
     #[must_use]
     pub fn latency_target(&self) -> Option<Duration> {
-        self.checked.latency_target
+        self.checked.parameters.latency_target
     }
 
     /// How the requests of a stateful model belong together.
@@ -382,7 +383,13 @@ impl ModelConfiguration {
     /// How long each run of the backend `identity` takes.
     #[must_use]
     pub fn execute_delay(&self) -> Duration {
-        self.checked.execute_delay
+        self.checked.parameters.execute_delay
+    }
+
+    /// Whether requests may share a run; `None` leaves it to the server's settings.
+    #[must_use]
+    pub fn batching(&self) -> Option<Batching> {
+        self.checked.parameters.batching
     }
 
     /// What was read and is not used, one line for each field.

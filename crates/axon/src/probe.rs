@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use half::{bf16, f16};
 use synapse::{DataType, Tensor, concat_rows, split_rows};
 
+use crate::config::Batching;
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::signature::{Dimension, Signature};
@@ -42,8 +43,18 @@ pub enum Batchable {
         /// Equal bit for bit.
         bitwise: bool,
     },
+    /// They influence each other, for this reason, and share runs all the same: the model's owner insists.
+    Insisted(String),
     /// They may not, for this reason.
     No(String),
+}
+
+impl Batchable {
+    /// True when requests share runs, for dimension 0 counts rows.
+    #[must_use]
+    pub fn shares_runs(&self) -> bool {
+        matches!(self, Self::Yes { .. } | Self::Insisted(_))
+    }
 }
 
 impl fmt::Display for Batchable {
@@ -51,6 +62,7 @@ impl fmt::Display for Batchable {
         match self {
             Self::Yes { bitwise: true } => f.write_str("yes, bit for bit"),
             Self::Yes { bitwise: false } => f.write_str("yes, within tolerance"),
+            Self::Insisted(reason) => write!(f, "insisted on, although {reason}"),
             Self::No(reason) => write!(f, "no: {reason}"),
         }
     }
@@ -110,7 +122,10 @@ pub fn try_once(signature: &Signature, executor: &mut dyn Executor) -> Result<()
 
 /// Runs the model to find out: about thirty runs of one to four rows and 150 ms, for a slow model ten of one or two
 /// rows and a second.
-pub fn probe(signature: &Signature, executor: &mut dyn Executor) -> Findings {
+///
+/// Where the owner insists on [`Batching::Always`], rows that influence each other share runs all the same, if the model
+/// takes several and answers with one for each.
+pub fn probe(signature: &Signature, executor: &mut dyn Executor, batching: Batching) -> Findings {
     let mut maker = InputMaker::new();
     let mut not_run = None;
     let found = maker.find_runnable(signature, |inputs| {
@@ -124,16 +139,22 @@ pub fn probe(signature: &Signature, executor: &mut dyn Executor) -> Findings {
     }
     let mut trial = Trial { signature, maker, executor };
     let deterministic = trial.is_deterministic();
-    let batchable = match static_obstacle(signature) {
+    let obstacle = static_obstacle(signature);
+    let insists = obstacle.is_none() && batching == Batching::Always && trial.splits();
+    let insisted = |batchable| match batchable {
+        Batchable::No(reason) if insists => Batchable::Insisted(reason),
+        batchable => batchable,
+    };
+    let batchable = insisted(match obstacle {
         Some(reason) => Batchable::No(reason),
         None if deterministic == Some(false) => {
             Batchable::No("the same inputs give different outputs".to_owned())
         }
         None => trial.rows_are_independent(),
-    };
-    let max_rows = if matches!(batchable, Batchable::Yes { .. }) { MAX_ROWS } else { 1 };
+    });
+    let max_rows = if batchable.shares_runs() { MAX_ROWS } else { 1 };
     let mut curve = trial.measure(max_rows);
-    let batchable = trial.confirm(batchable, &curve);
+    let batchable = insisted(trial.confirm(batchable, &curve));
     if matches!(batchable, Batchable::No(_)) {
         curve.truncate(1);
     }
@@ -215,6 +236,13 @@ impl Trial<'_> {
             return could_not_run("a batch");
         }
         Batchable::Yes { bitwise }
+    }
+
+    /// Whether two rows are run together and every output has one row for each.
+    fn splits(&mut self) -> bool {
+        let rows = self.maker.rows(self.signature, 2, Fill::Moderate);
+        let outputs = self.executor.run(&rows);
+        outputs.is_ok_and(|outputs| outputs.iter().all(|output| split_rows(output, &[1, 1]).is_ok()))
     }
 
     /// A row and the outputs that it gives alone; `None` when the model refuses it, or answers nothing that could
@@ -373,128 +401,4 @@ fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::signature::TensorSpec;
-
-    /// From the values of `x` [rows, 3] and the rows, the values of `y`.
-    type Function = fn(&[f32], usize) -> Vec<f32>;
-
-    struct Model(Function);
-
-    impl Executor for Model {
-        fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-            let rows = inputs[0].shape()[0];
-            let values = (self.0)(inputs[0].as_slice().unwrap(), rows);
-            Ok(vec![Tensor::from_vec(&[values.len() / 3, 3], values).unwrap()])
-        }
-    }
-
-    fn signature(first: &Dimension) -> Signature {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            datatype: DataType::Fp32,
-            shape: Some(vec![first.clone(), Dimension::Fixed(3)]),
-        };
-        Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] }
-    }
-
-    fn find(model: Function) -> Findings {
-        probe(&signature(&Dimension::Dynamic(Some("batch".to_owned()))), &mut Model(model))
-    }
-
-    #[test]
-    fn independent_rows_are_batchable() {
-        let findings = find(|values, _| values.iter().map(|value| value * 2.0).collect());
-        assert_eq!(findings.batchable, Batchable::Yes { bitwise: true });
-        assert_eq!(findings.deterministic, Some(true));
-        assert_eq!(findings.curve.first().map(|point| point.rows), Some(1));
-    }
-
-    #[test]
-    fn rows_that_differ_by_rounding_are_batchable_within_tolerance() {
-        let findings =
-            find(|values, rows| values.iter().map(|value| value * (1.0 + rows as f32 * 1e-6)).collect());
-        assert_eq!(findings.batchable, Batchable::Yes { bitwise: false });
-    }
-
-    #[test]
-    fn rows_that_influence_each_other_are_not_batchable() {
-        let mixing: [Function; 5] = [
-            |values, _| {
-                let mean = values.iter().sum::<f32>() / values.len() as f32;
-                values.iter().map(|value| value - mean).collect()
-            },
-            // A later row depends on an earlier one only.
-            |values, _| {
-                (0..values.len()).map(|i| values[i] + if i < 3 { 0.0 } else { values[i - 3] }).collect()
-            },
-            // Rows come out in reverse.
-            |values, _| values.chunks(3).rev().flatten().copied().collect(),
-            // Only large batches mix.
-            |values, rows| {
-                let mean = if rows > 8 { values.iter().sum::<f32>() / values.len() as f32 } else { 0.0 };
-                values.iter().map(|value| value - mean).collect()
-            },
-            // A large neighbour takes the precision of a small one.
-            |values, _| {
-                let scale =
-                    values.iter().filter(|value| !value.is_nan()).fold(0.0, |a: f32, b| a.max(b.abs()))
-                        / 127.0;
-                values.iter().map(|value| (value / scale).round() * scale).collect()
-            },
-        ];
-        for model in mixing {
-            assert_eq!(
-                find(model).batchable,
-                Batchable::No("rows influence each other in output `y`".to_owned())
-            );
-        }
-    }
-
-    #[test]
-    fn a_fixed_batch_is_not_batchable() {
-        let findings = probe(&signature(&Dimension::Fixed(1)), &mut Model(|values, _| values.to_vec()));
-        assert_eq!(findings.batchable, Batchable::No("dimension 0 of input `x` is fixed at 1".to_owned()));
-        assert_eq!(findings.curve.len(), 1);
-    }
-
-    #[test]
-    fn outputs_without_a_row_each_are_not_batchable() {
-        let findings = find(|_, _| vec![0.0; 3]);
-        let reason = "output `y` does not have one row for each input row";
-        assert_eq!(findings.batchable, Batchable::No(reason.to_owned()));
-    }
-
-    /// Once, the budget of slow single rows was given to every size: a model of 6 ms a row took 1.9 s to load.
-    #[test]
-    fn large_batches_do_not_lengthen_the_measurement() {
-        let findings = find(|values, rows| {
-            std::thread::sleep(Duration::from_millis(6) * u32::try_from(rows).unwrap());
-            values.to_vec()
-        });
-        assert_eq!(findings.batchable, Batchable::Yes { bitwise: true });
-        let rows: Vec<_> = findings.curve.iter().map(|point| point.rows).collect();
-        assert!(rows.last().is_some_and(|&rows| rows <= 8), "{rows:?}");
-    }
-
-    #[test]
-    fn the_knee_is_where_growing_stops_paying() {
-        let check = |durations_us: &[u64], expected| {
-            let curve = durations_us.iter().enumerate().map(|(exponent, &micros)| CurvePoint {
-                rows: 1 << exponent,
-                duration: Duration::from_micros(micros),
-            });
-            let batchable = Batchable::Yes { bitwise: true };
-            let findings =
-                Findings { batchable, deterministic: Some(true), curve: curve.collect(), not_run: None };
-            assert_eq!(findings.knee(), expected, "{durations_us:?}");
-        };
-        check(&[], 1);
-        check(&[100], 1);
-        check(&[100, 200, 400], 1);
-        check(&[100, 199, 400], 1);
-        check(&[100, 110, 130, 200], 8);
-        check(&[100, 110, 120, 239, 480], 4);
-    }
-}
+mod tests;

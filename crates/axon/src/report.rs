@@ -32,7 +32,7 @@ pub struct ModelReport {
     pub outputs: Vec<TensorReport>,
     /// Whether requests may share a run.
     pub batchable: bool,
-    /// Why they may not.
+    /// Why they may not, or would not if the owner did not insist.
     pub not_batchable_because: Option<String>,
     /// Whether a row's answer is the same alone and in a batch, bit for bit; `None` when it is not batched.
     pub bitwise: Option<bool>,
@@ -85,6 +85,7 @@ impl ModelReport {
         };
         let (batchable, reason, bitwise) = match &findings.batchable {
             Batchable::Yes { bitwise } => (true, None, Some(*bitwise)),
+            Batchable::Insisted(reason) => (true, Some(reason.clone()), None),
             Batchable::No(reason) => (false, Some(reason.clone()), None),
         };
         Self {

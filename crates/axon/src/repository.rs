@@ -20,6 +20,7 @@ mod scan;
 mod sequencer;
 mod source;
 mod table;
+mod ticket;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -38,9 +39,10 @@ use turns::Turns;
 
 pub(crate) use events::Events;
 pub(crate) use follow::{Look, Watcher};
-pub use model::{Model, Plan, Ticket};
+pub use model::{Model, Plan};
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
+pub use ticket::Ticket;
 
 /// What is known of a version.
 #[derive(Clone)]

@@ -7,8 +7,10 @@
 //! Answers are given by a callback, so that Tokio, asyncio and blocking callers share one path.
 //!
 //! Invariants: every accepted request is answered exactly once; nothing starts at or after its deadline or after
-//! its caller has gone; threads end when the scheduler is closed or dropped.
+//! its caller has gone; a run whose callers have all gone is stopped; threads end when the scheduler is closed or
+//! dropped.
 
+mod attendance;
 mod instance;
 mod timer;
 
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use synapse::Tensor;
 
-use crate::batcher::{Accepted, Batcher, Refused, Rejected, Waiting};
+use crate::batcher::{self, Batcher, Refused, Rejected, Waiting};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
@@ -28,6 +30,8 @@ use crate::metrics::{ModelStatistics, Phases};
 use crate::reason::Reason;
 use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
+
+use attendance::{Caller, Runs};
 
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
 pub use timer::Timer;
@@ -51,6 +55,10 @@ struct ReplyOnce(Option<Reply>);
 
 impl ReplyOnce {
     fn send(mut self, answer: Result<Output>) {
+        self.give(answer);
+    }
+
+    fn give(&mut self, answer: Result<Output>) {
         if let Some(reply) = self.0.take() {
             // A caller's callback that panics must not take the instance with it.
             if std::panic::catch_unwind(AssertUnwindSafe(|| reply(answer))).is_err() {
@@ -67,9 +75,7 @@ impl ReplyOnce {
 
 impl Drop for ReplyOnce {
     fn drop(&mut self) {
-        if let Some(reply) = self.0.take() {
-            reply(Err(Error::internal("a request was dropped without an answer")));
-        }
+        self.give(Err(Error::internal("a request was dropped without an answer")));
     }
 }
 
@@ -80,7 +86,20 @@ struct Pending {
     rows: usize,
     arrived: Instant,
     deadline: Instant,
+    caller: Arc<Caller>,
     reply: ReplyOnce,
+}
+
+/// A request that was accepted, for whoever may want to take it back.
+pub struct Accepted {
+    id: RequestId,
+    caller: Arc<Caller>,
+}
+
+impl std::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accepted").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// How a model is run.
@@ -107,6 +126,8 @@ struct Shared {
     /// Signals [`Scheduler::drain`]: nothing waits and nothing runs.
     quiet: Condvar,
     closing: AtomicBool,
+    /// What the instances run at present.
+    runs: Runs,
     statistics: Arc<ModelStatistics>,
     timer: Arc<Timer>,
 }
@@ -123,6 +144,14 @@ impl Shared {
         if state.running == 0 && state.batcher.is_empty() {
             self.quiet.notify_all();
         }
+    }
+
+    /// Counts a request whose caller has gone, and answers nothing.
+    fn forget(&self, request: Pending) {
+        let waited = request.arrived.elapsed();
+        self.statistics.fail.add(waited);
+        self.statistics.cancel.add(waited);
+        request.reply.forget();
     }
 
     /// Answers what will not be run.
@@ -218,6 +247,7 @@ impl Scheduler {
             work: Condvar::new(),
             quiet: Condvar::new(),
             closing: AtomicBool::new(false),
+            runs: Runs::new(executors.len()),
             statistics,
             timer,
         });
@@ -231,7 +261,7 @@ impl Scheduler {
             // The kernel cuts thread names to 15 bytes.
             let thread = std::thread::Builder::new()
                 .name(format!("ax{index}-{name}"))
-                .spawn(move || instance::run(&shared, executor))
+                .spawn(move || instance::run(&shared, index, executor))
                 .map_err(Error::internal)?;
             scheduler.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
@@ -244,16 +274,18 @@ impl Scheduler {
     /// # Errors
     /// [`ErrorKind::Overloaded`] when the queue is full, [`ErrorKind::ShuttingDown`] after [`Scheduler::close`];
     /// `reply` is then never called.
-    pub fn submit(&self, admitted: Admitted, timeout: Duration, reply: Reply) -> Result<RequestId> {
+    pub fn submit(&self, admitted: Admitted, timeout: Duration, reply: Reply) -> Result<Accepted> {
         let now = Instant::now();
         let Admitted { inputs, rows, key, class, delay, .. } = admitted;
         let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
         let deadline = now + timeout.min(MAX_TIMEOUT);
-        let pending = Pending { inputs, delay, rows, arrived: now, deadline, reply: ReplyOnce(Some(reply)) };
+        let (caller, reply) = (Arc::new(Caller::default()), ReplyOnce(Some(reply)));
+        let accepted = Arc::clone(&caller);
+        let pending = Pending { inputs, delay, rows, arrived: now, deadline, caller, reply };
         let waiting = Waiting { key, class, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         match state.batcher.push(waiting, now) {
-            Ok(Accepted { id, displaced }) => {
+            Ok(batcher::Accepted { id, displaced }) => {
                 if state.idle == 0 {
                     timer::arm(&self.shared, &mut state);
                 }
@@ -261,7 +293,7 @@ impl Scheduler {
                 self.shared.fail(displaced, now, |waited| {
                     missed(format_args!("a more urgent request took its place in the queue"), waited)
                 });
-                Ok(id)
+                Ok(Accepted { id, caller: accepted })
             }
             Err(Refused { reason, request: pending }) => {
                 let error = rejection(reason, &state.batcher);
@@ -287,16 +319,19 @@ impl Scheduler {
         }
     }
 
-    /// Takes a request out of the queue because its caller has gone; a request that runs is not stopped.
-    pub fn cancel(&self, id: RequestId) {
+    /// Takes a request back because its caller has gone: out of the queue, or out of its batch, whose run is stopped when
+    /// nobody else waits for it. Its reply is never called; does nothing when it has been.
+    pub fn cancel(&self, accepted: &Accepted) {
         let mut state = self.shared.lock();
-        let Some(pending) = state.batcher.cancel(id) else { return };
+        let Some(pending) = state.batcher.cancel(accepted.id) else {
+            drop(state);
+            // An instance has it: it leaves the request out where it comes upon it next.
+            accepted.caller.leave();
+            return;
+        };
         self.shared.tell_if_quiet(&state);
         drop(state);
-        let waited = pending.arrived.elapsed();
-        self.shared.statistics.fail.add(waited);
-        self.shared.statistics.cancel.add(waited);
-        pending.reply.forget();
+        self.shared.forget(pending);
     }
 
     /// The requests that wait.
@@ -329,12 +364,14 @@ impl Scheduler {
         drained
     }
 
-    /// Drains for `limit` at most and joins the instances, however long their present run takes.
+    /// Drains for `limit` at most, stops what still runs then, and joins the instances. A run that cannot be stopped, as
+    /// inside a kernel, is waited for.
     pub fn close(&self, limit: Duration) {
         if self.process != std::process::id() {
             return;
         }
         self.drain(limit);
+        self.shared.runs.stop();
         self.shared.closing.store(true, Ordering::Release);
         drop(self.shared.lock());
         self.shared.work.notify_all();

@@ -348,13 +348,19 @@ impl InferenceServer {
         self.inner.stopping.store(true, Ordering::Release);
     }
 
-    /// Stops, answers what has been accepted (for [`DRAIN_LIMIT`] at most) and joins every thread of the models.
-    /// Blocks; closing twice does nothing more.
+    /// Stops, answers what has been accepted (for [`DRAIN_LIMIT`] at most), stops what still runs then and joins every
+    /// thread of the models. Blocks; closing twice does nothing more.
     pub fn close(&self) {
+        self.close_within(DRAIN_LIMIT);
+    }
+
+    /// Like [`InferenceServer::close`], for whoever has waited already: what has been accepted is answered for `limit` at
+    /// most.
+    pub fn close_within(&self, limit: Duration) {
         self.stop();
         self.inner.closed.store(true, Ordering::Release);
         drop(self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.inner.repository.close(DRAIN_LIMIT);
+        self.inner.repository.close(limit);
     }
 }
 

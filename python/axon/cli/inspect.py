@@ -100,6 +100,8 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _batchable(report: dict[str, Any]) -> str:
+    if report["batchable"] and report["not_batchable_because"]:
+        return f"insisted on, although {report['not_batchable_because']}"
     if not report["batchable"]:
         return f"no: {report['not_batchable_because']}"
     return "yes, answers equal bit for bit" if report["bitwise"] else "yes, answers equal within rounding"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING, Final
 
 from axon.cli.parser import Parser, bounded, model_name
@@ -15,6 +16,7 @@ __all__ = ["LARGEST_SEED", "add_input_options", "add_model_options", "count", "m
 
 LARGEST_SEED: Final = 2**32 - 1
 _MOST: Final = 1_000_000
+_LONGEST_S: Final = 300.0
 
 
 def add_input_options(parser: argparse.ArgumentParser, *, seed_of: str) -> None:
@@ -53,6 +55,17 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         raise argparse.ArgumentTypeError(f"expected NAME=1,3,224,224, got {text!r}") from error
 
 
+def _latency_target(text: str) -> float:
+    match = re.fullmatch(r"([0-9.]+)(ms|s)", text)
+    try:
+        seconds = float(match[1]) * (1e-3 if match[2] == "ms" else 1) if match else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(f"expected a time such as 10ms or 0.5s, at most 300s, got {text!r}")
+    return seconds
+
+
 def add_model_options(parser: Parser) -> None:
     """Add the options of `ModelConfig` to a command."""
     model = parser.add_argument_group("models", "each default is chosen at load or safe; none needs tuning")
@@ -69,14 +82,30 @@ def add_model_options(parser: Parser) -> None:
         metavar="N",
         help="threads that run each model, at most the cores granted (default: chosen at load)",
     )
-    model.add_argument("--no-batching", action="store_true", help="never let requests share a run")
+    batching = model.add_mutually_exclusive_group()
+    batching.add_argument(
+        "--batching",
+        choices=["auto", "off", "always"],
+        default="auto",
+        help="whether requests share a run: if rows do not influence each other, never, or even then (default: auto)",
+    )
+    batching.add_argument(
+        "--no-batching", action="store_const", dest="batching", const="off", help="the same as --batching off"
+    )
     model.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where models run (default: cpu)")
     model.add_argument(
         "--request-timeout",
         type=bounded(float, "seconds", 0.001, 300.0),
         default=10.0,
         metavar="SECONDS",
-        help="how long a request may wait to be run when it does not say (default: 10)",
+        help="how long a request may wait for its answer when it does not say (default: 10)",
+    )
+    model.add_argument(
+        "--latency-target",
+        type=_latency_target,
+        metavar="TIME",
+        help="the time within which requests are answered that do not say, such as 10ms or 0.5s; what would be late is "
+        "refused at once (default: none)",
     )
     model.add_argument(
         "--max-queue-size",
@@ -92,7 +121,8 @@ def model_config(chosen: argparse.Namespace) -> ModelConfig:
         max_batch_size=chosen.max_batch_size,
         max_queue_size=chosen.max_queue_size,
         request_timeout_s=chosen.request_timeout,
-        batching=not chosen.no_batching,
+        latency_target_s=chosen.latency_target,
+        batching=chosen.batching,
         instances=chosen.instances,
         device=chosen.device,
     )

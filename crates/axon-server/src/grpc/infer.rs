@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axon::Result;
-use axon::request::InferenceRequest;
+use axon::request::{InferenceRequest, Timing};
 use bytes::{Bytes, BytesMut};
 use hyper::Response;
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -16,6 +16,7 @@ use crate::app::{App, log_failure, off_the_wire};
 use crate::codec::{self, Decoded, OutputFormat};
 use crate::compat::Context;
 use crate::proto::inference::{ModelInferRequest, ModelInferResponse};
+use crate::timing;
 
 /// Messages of more bytes than this are read on another thread: they take a millisecond or more.
 const INLINE: usize = 4 << 20;
@@ -54,18 +55,27 @@ pub(super) async fn read(
     Ok(Question { request, id, format })
 }
 
-/// The answer's message without its raw contents, and these.
-pub(super) async fn ask(app: &App, question: Question) -> Result<(ModelInferResponse, Vec<Memory>)> {
+/// A model's answer.
+pub(super) struct Answered {
+    /// Without its raw contents.
+    pub message: ModelInferResponse,
+    pub raw: Vec<Memory>,
+    pub timing: Timing,
+}
+
+/// Asks a model.
+pub(super) async fn ask(app: &App, question: Question) -> Result<Answered> {
     let Question { request, id, format } = question;
     let model = request.model.clone();
     let response = app.ask(request).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
-    let is_long = format.shared_bytes(&response) > INLINE;
+    let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
     let encode = move || {
         let labels = |output: &str| labelled.as_ref().and_then(|model| model.labels(output));
         codec::encode_message(response, id, &format, &labels)
     };
-    off_the_wire(is_long, encode).await
+    let (message, raw) = off_the_wire(is_long, encode).await?;
+    Ok(Answered { message, raw, timing })
 }
 
 /// Writes the raw contents behind the rest of the message, without copying them.
@@ -95,9 +105,13 @@ pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Resul
         Err(error) => Err(error),
     };
     match answered {
-        Ok((message, raw)) => {
+        Ok(Answered { message, raw, timing }) => {
             let (message, tail) = encode(&message, raw)?;
-            respond(call, message, tail)
+            let mut response = respond(call, message, tail)?;
+            if let GrpcBody::Ready(_, Some(trailers)) = response.body_mut() {
+                timing::insert(trailers, &timing);
+            }
+            Ok(response)
         }
         Err(error) => {
             let context = Context { model: &model, id: id.as_deref() };

@@ -119,7 +119,7 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let answer = tokio::spawn(async move {
         let _guard = app.enter()?;
         let question = infer::read(&app, message?, length, timeout).await?;
-        let (mut message, raw) = infer::ask(&app, question).await?;
+        let infer::Answered { mut message, raw, .. } = infer::ask(&app, question).await?;
         let choice = Some(ParameterChoice::BoolParam(true));
         message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });
         message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();

@@ -14,6 +14,7 @@ use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
+use crate::timing;
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -54,6 +55,7 @@ pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Re
         || format.text_bytes(&response) > INLINE_TEXT
         || format.shared_bytes(&response) > INLINE_BINARY;
     let labelled = app.labelled(&format, &response);
+    let timing = response.timing;
     let encode = move || {
         let labels = |output: &str| labelled.as_ref().and_then(|model| model.labels(output));
         codec::encode(&response, id.as_deref(), &format, &labels)
@@ -69,6 +71,7 @@ pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Re
     };
     // A cache must not give one caller's encoding to another.
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    timing::insert(response.headers_mut(), &timing);
     // The length before compression.
     if let Some(length) = encoded.header_length {
         response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -126,10 +129,13 @@ pub(super) async fn generate(
         }
     };
     let length: usize = response.outputs.iter().map(|output| output.tensor.memory().len()).sum();
+    let timing = response.timing;
     let encode = move || codec::encode_generate(&response, id.as_deref());
     let json = off_the_wire(length > INLINE_TEXT, encode).await?;
     let (content_type, body) = if is_stream { (EVENTS, codec::event(&json)) } else { (JSON, json) };
-    Ok(respond(StatusCode::OK, content_type, body.into()))
+    let mut response = respond(StatusCode::OK, content_type, body.into());
+    timing::insert(response.headers_mut(), &timing);
+    Ok(response)
 }
 
 /// The JSON part and the tensors; small ones as one copy, large ones as they lie in memory.

@@ -265,5 +265,17 @@ pub(super) fn tensor_headers() -> Value {
             "description": "How the answer is compressed; absent when it is not.",
             "schema": { "enum": ["gzip", "deflate"] },
         },
+        "X-Axon-Queue-Ms": {
+            "description": "Milliseconds from arrival to the start of the run.",
+            "schema": { "type": "number", "minimum": 0 },
+        },
+        "X-Axon-Compute-Ms": {
+            "description": "Milliseconds that the run took.",
+            "schema": { "type": "number", "minimum": 0 },
+        },
+        "X-Axon-Batch-Size": {
+            "description": "Rows that were run together.",
+            "schema": { "type": "integer", "minimum": 1 },
+        },
     })
 }

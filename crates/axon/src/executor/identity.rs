@@ -7,7 +7,8 @@ use std::time::Duration;
 use synapse::Tensor;
 
 use super::{Executor, Run};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::stop::StopSignal;
 
 /// Answers with its inputs.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +26,14 @@ impl Identity {
 
 impl Executor for Identity {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.run_for(&Run { inputs, delay: Duration::ZERO })
+        self.run_for(&Run { inputs, delay: Duration::ZERO, stop: &StopSignal::default() })
     }
 
     fn run_for(&mut self, run: &Run<'_>) -> Result<Vec<Tensor>> {
         // Whatever is longer: the model's own delay, or the longest that a request of the batch asks for.
         let delay = self.delay.max(run.delay);
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
+        if !delay.is_zero() && run.stop.wait(delay) {
+            return Err(Error::stopped());
         }
         Ok(run.inputs.to_vec())
     }

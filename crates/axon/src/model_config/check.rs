@@ -9,6 +9,7 @@ use synapse::DataType;
 
 use super::fields::{DynamicBatchingFields, Fields, InstanceGroupFields, QueuePolicyFields, TensorFields};
 use super::origin::{Origin, suggestion};
+use super::parameters::Parameters;
 use super::sequence::SequenceBatching;
 use super::{
     Backend, DynamicBatching, InstanceGroup, InstanceKind, QueuePolicy, TensorConfig, VersionPolicy,
@@ -24,14 +25,6 @@ const MAX_PRIORITY_LEVELS: u64 = 1 << 16;
 const MAX_NAME: usize = 256;
 /// The longest that requests may be held back for a fuller batch.
 const MAX_DELAY: Duration = Duration::from_secs(60);
-/// The longest made-up run of the backend `identity`.
-const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
-
-/// The name of [`Checked::latency_target`] in `parameters`.
-const LATENCY_TARGET: &str = "latency_target_ms";
-
-/// The name of [`Checked::execute_delay`] in `parameters`.
-const EXECUTE_DELAY: &str = "execute_delay_ms";
 
 /// What was checked.
 #[derive(Clone, Debug)]
@@ -42,12 +35,11 @@ pub(super) struct Checked {
     pub inputs: Vec<TensorConfig>,
     pub outputs: Vec<TensorConfig>,
     pub queue: QueuePolicy,
-    pub batching: DynamicBatching,
+    pub dynamic_batching: DynamicBatching,
     pub sequence: Option<SequenceBatching>,
     pub instances: Vec<InstanceGroup>,
     pub gpu_accelerators: Vec<String>,
-    pub execute_delay: Duration,
-    pub latency_target: Option<Duration>,
+    pub parameters: Parameters,
 }
 
 /// Turns fields into valid values; collects what to warn of.
@@ -121,7 +113,7 @@ impl<'a> Checker<'a> {
         let versions = self.versions(fields)?;
         let inputs = self.tensors("input", &fields.input, max_batch_size.is_some())?;
         let outputs = self.tensors("output", &fields.output, max_batch_size.is_some())?;
-        let (queue, batching) = match &fields.dynamic_batching {
+        let (queue, dynamic_batching) = match &fields.dynamic_batching {
             Some(batching) => self.dynamic_batching(batching, fields.max_batch_size)?,
             None => (QueuePolicy::default(), DynamicBatching::default()),
         };
@@ -130,7 +122,7 @@ impl<'a> Checker<'a> {
             None => None,
         };
         let instances = self.instances(&fields.instance_group)?;
-        let (execute_delay, latency_target) = self.parameters(fields, backend)?;
+        let parameters = self.parameters(fields, backend)?;
         self.warn(fields);
         let hints = fields.optimization.as_ref();
         let accelerators = hints.and_then(|hints| hints.execution_accelerators.as_ref());
@@ -143,11 +135,10 @@ impl<'a> Checker<'a> {
             inputs,
             outputs,
             queue,
-            batching,
+            dynamic_batching,
             sequence,
             instances,
-            execute_delay,
-            latency_target,
+            parameters,
         })
     }
 
@@ -420,55 +411,6 @@ impl<'a> Checker<'a> {
             checked.push(InstanceGroup { kind, count, gpus: group.gpus.clone() });
         }
         Ok(checked)
-    }
-
-    /// The made-up run time of the backend `identity`; the parameters of ONNX Runtime's sessions are Axon's to choose.
-    fn parameters(
-        &mut self,
-        fields: &Fields,
-        backend: Option<Backend>,
-    ) -> Result<(Duration, Option<Duration>)> {
-        let (mut delay, mut target) = (Duration::ZERO, None);
-        for (name, parameter) in &fields.parameters {
-            if name == LATENCY_TARGET {
-                target = Some(self.latency_target(&parameter.string_value)?);
-                continue;
-            }
-            if !(name == EXECUTE_DELAY && backend == Some(Backend::Identity)) {
-                self.unused(&format!("parameters.{}", name.escape_debug()));
-                continue;
-            }
-            let milliseconds = parameter.string_value.parse().ok();
-            let milliseconds =
-                milliseconds.filter(|&milliseconds: &u64| milliseconds <= MAX_EXECUTE_DELAY_MS);
-            let milliseconds = milliseconds.ok_or_else(|| {
-                self.error(
-                    &format!("parameters.{EXECUTE_DELAY}"),
-                    format_args!(
-                        "expected milliseconds from 0 to {MAX_EXECUTE_DELAY_MS}, got {}",
-                        Echo(&parameter.string_value)
-                    ),
-                )
-            })?;
-            delay = Duration::from_millis(milliseconds);
-        }
-        Ok((delay, target))
-    }
-
-    fn latency_target(&self, text: &str) -> Result<Duration> {
-        let milliseconds = text.parse().ok().filter(|milliseconds: &f64| milliseconds.is_finite());
-        let target =
-            milliseconds.and_then(|milliseconds| Duration::try_from_secs_f64(milliseconds / 1e3).ok());
-        target.filter(|target| !target.is_zero() && *target <= MAX_TIMEOUT).ok_or_else(|| {
-            self.error(
-                &format!("parameters.{LATENCY_TARGET}"),
-                format_args!(
-                    "expected milliseconds, more than 0 to {}, got {}",
-                    MAX_TIMEOUT.as_millis(),
-                    Echo(text)
-                ),
-            )
-        })
     }
 
     /// Warns of what is kept and not used.

@@ -8,17 +8,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
+use super::parameters::{BATCHING, LATENCY_TARGET};
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 22] = [
     "name",
     "backend",
     "file",
     "versions",
     "max_batch_size",
+    "batching",
+    "latency_target_ms",
     "instances",
     "max_queue_size",
     "timeout_ms",
@@ -115,6 +118,8 @@ impl Reader<'_> {
                 "name" | "backend" => self.copy(key, key, item, text)?,
                 "file" => self.copy("default_model_filename", key, item, text)?,
                 "max_batch_size" => self.copy(key, key, item, integer)?,
+                "batching" => self.parameter(BATCHING, key, item, text)?,
+                "latency_target_ms" => self.parameter(LATENCY_TARGET, key, item, number)?,
                 "versions" => self.versions(item)?,
                 "instances" => {
                     self.note("instance_group[0].count", key, item);
@@ -272,8 +277,30 @@ impl Reader<'_> {
             };
             parameters.insert(name.get_ref().to_string(), json!({ "string_value": value }));
         }
-        self.fields.insert(key.to_owned(), Value::Object(parameters));
+        self.add_parameters(parameters);
         Ok(())
+    }
+
+    /// Triton's description has no field for it.
+    fn parameter(
+        &mut self,
+        name: &str,
+        key: &str,
+        item: &Item<'_>,
+        read: fn(&str, &Item<'_>) -> Result<Value>,
+    ) -> Result<()> {
+        self.note(&format!("parameters.{name}"), key, item);
+        let value = read(key, item)?;
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        self.add_parameters(Map::from_iter([(name.to_owned(), json!({ "string_value": value }))]));
+        Ok(())
+    }
+
+    fn add_parameters(&mut self, parameters: Map<String, Value>) {
+        let known = self.fields.entry("parameters").or_insert_with(|| json!({}));
+        if let Value::Object(known) = known {
+            known.extend(parameters);
+        }
     }
 
     fn sequence(&mut self, item: &Item<'_>) -> Result<()> {
@@ -379,6 +406,14 @@ fn boolean(key: &str, item: &Item<'_>) -> Result<Value> {
 
 fn integer(key: &str, item: &Item<'_>) -> Result<Value> {
     within(key, item, i32::MIN.into()..=i32::MAX.into())
+}
+
+/// A number, as its digits.
+fn number(key: &str, item: &Item<'_>) -> Result<Value> {
+    let value = item.get_ref();
+    let digits = value.as_integer().map(toml::de::DeInteger::as_str);
+    let digits = digits.or_else(|| value.as_float().map(toml::de::DeFloat::as_str));
+    digits.map(|digits| json!(digits)).ok_or_else(|| wrong(item, key, "a number"))
 }
 
 fn natural(key: &str, item: &Item<'_>) -> Result<Value> {

@@ -10,6 +10,7 @@
 
 mod file;
 mod library;
+mod options;
 mod run;
 mod session;
 

@@ -7,8 +7,10 @@ use ort::AsPointer;
 use ort::sys;
 use synapse::{DataType, Memory, Shape, Tensor};
 
+use super::options::RunOptions;
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
+use crate::stop::StopSignal;
 
 impl Session {
     /// Runs the model once on `inputs`, which are in the model's order and fit its signature.
@@ -19,6 +21,29 @@ impl Session {
     /// [`ErrorKind::InvalidRequest`] when the model refuses the values (an index out of range);
     /// [`ErrorKind::ExecutionFailed`] when it fails otherwise.
     pub fn run(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.run_with(inputs, ptr::null())
+    }
+
+    /// Like [`Session::run`], until `stop` is tripped. ONNX Runtime looks between two nodes of the graph: a kernel that
+    /// has begun ends first.
+    ///
+    /// # Errors
+    /// As for [`Session::run`], and [`ErrorKind::Cancelled`] when it was stopped.
+    pub fn run_until(self: &Arc<Self>, inputs: &[Tensor], stop: &StopSignal) -> Result<Vec<Tensor>> {
+        let options = Arc::new(RunOptions::new().map_err(failed)?);
+        let terminate = {
+            let options = Arc::clone(&options);
+            move || options.terminate()
+        };
+        let outcome = stop.watch(terminate, || self.run_with(inputs, options.as_ptr()));
+        outcome.map_err(|error| if stop.is_tripped() { Error::stopped() } else { error })
+    }
+
+    fn run_with(
+        self: &Arc<Self>,
+        inputs: &[Tensor],
+        options: *const sys::OrtRunOptions,
+    ) -> Result<Vec<Tensor>> {
         if inputs.len() != self.input_names.len() {
             return Err(Error::internal(format_args!(
                 "{} inputs for {}",
@@ -35,11 +60,12 @@ impl Session {
         let mut outputs: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); output_names.len()];
         // SAFETY: `Run` of one session is safe from several threads (ONNX Runtime's promise, see its C API; the CPU
         // provider was measured to keep it). All arrays have the lengths that are passed; the input values and the
-        // tensors that they borrow outlive the call; a null output asks ONNX Runtime to allocate it.
+        // tensors that they borrow outlive the call, as the options do, which may be null; a null output asks ONNX
+        // Runtime to allocate it.
         let status = unsafe {
             (ort::api().Run)(
                 self.inner.ptr().cast_mut(),
-                ptr::null(),
+                options,
                 input_names.as_ptr(),
                 input_pointers.as_ptr(),
                 input_pointers.len(),

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use super::reaper::Departure;
 use super::scan::Found;
 use super::sequencer::{Sequencer, Slots};
+use super::ticket::{Place, Ticket};
 use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
@@ -19,9 +17,8 @@ use crate::metrics::ModelStatistics;
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter, SequenceId};
-use crate::scheduler::{Limits, Output, RequestId, Rules, Scheduler, SchedulerConfig, Timer};
-use crate::sequence::Number;
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
+use crate::scheduler::{Limits, Output, Rules, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
 
 /// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
@@ -55,8 +52,7 @@ impl Plan {
         };
         let instances = config.instances.map_or(chosen, NonZeroUsize::get);
         let instances = if config.device == Device::Cuda { 1 } else { instances.min(cores.get()) };
-        let batched =
-            matches!(findings.batchable, Batchable::Yes { .. }) && config.batching == Batching::Auto;
+        let batched = findings.batchable.shares_runs() && config.batching != Batching::Off;
         let knee = NonZeroUsize::new(findings.knee()).unwrap_or(NonZeroUsize::MIN);
         Self { instances, threads: 1, max_batch_rows: if batched { knee } else { NonZeroUsize::MIN }, arena }
     }
@@ -101,7 +97,7 @@ impl Prepared {
         let arena = !outline.dynamic_rows;
         let session = Session::load(path, SessionOptions { device: config.device, threads: 1, arena })?;
         let fit = found.configuration.fit(session.signature())?;
-        let mut findings = probe(session.signature(), &mut Arc::clone(&session));
+        let mut findings = probe(session.signature(), &mut Arc::clone(&session), config.batching);
         if let Some(reason) = &findings.not_run {
             tracing::warn!(
                 model = found.name,
@@ -109,9 +105,10 @@ impl Prepared {
                 "the model failed on made-up inputs, so it is not batched: {reason}"
             );
         }
-        if !fit.may_batch && matches!(findings.batchable, Batchable::Yes { .. }) {
+        if !fit.may_batch && findings.batchable.shares_runs() {
             findings.batchable = Batchable::No("its configuration says max_batch_size 0".to_owned());
         }
+        warn_of_insistence(found, &findings, config.batching);
         let plan = Plan::choose(config, &findings, arena, granted_cores());
         let layout = fit.layout.clone().map(Arc::new);
         let executor = || match &layout {
@@ -199,7 +196,7 @@ impl Model {
             Arc::clone(timer),
         )?;
         let scheduler = Arc::new(scheduler);
-        let counts_rows = matches!(findings.batchable, Batchable::Yes { .. });
+        let counts_rows = findings.batchable.shares_runs();
         let slots = Slots {
             instances: plan.instances,
             max_batch_rows: plan.max_batch_rows.get(),
@@ -315,7 +312,7 @@ impl Model {
             admitted.delay = execute_delay(&parameters)?;
         }
         let (wanted, doubt) = (admitted.outputs.take(), admitted.doubt.take());
-        admitted.class = self.configuration.batching().class(priority);
+        admitted.class = self.configuration.dynamic_batching().class(priority);
         let setting = self.config.latency_target.unwrap_or(self.config.request_timeout);
         let timeout = self.configuration.queue_of(admitted.class).timeout(timeout, setting).min(MAX_TIMEOUT);
         let lease = Arc::clone(&self);
@@ -329,11 +326,18 @@ impl Model {
         let place = match &self.sequencer {
             None => Place::Queue(self.scheduler.submit(admitted, timeout, reply)?),
             Some(sequencer) => {
-                let (id, number) = sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?;
-                Place::Sequence(id, number)
+                Place::Sequence(sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?)
             }
         };
-        Ok(Ticket { model: self, place, is_woken: false })
+        Ok(Ticket::new(self, place))
+    }
+
+    pub(super) fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    pub(super) fn sequencer(&self) -> Option<&Sequencer> {
+        self.sequencer.as_ref()
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
@@ -402,12 +406,13 @@ fn configured(config: &ModelConfig, configuration: &ModelConfiguration) -> Model
     config.max_queue_size = configuration.queue().max_queue_size.unwrap_or(config.max_queue_size);
     config.instances = configuration.instances().or(config.instances);
     config.latency_target = configuration.latency_target().or(config.latency_target);
+    config.batching = configuration.batching().unwrap_or(config.batching);
     config
 }
 
 /// How the queue is served, from what was measured and what is configured.
 fn rules(limits: Limits, findings: &Findings, configuration: &ModelConfiguration) -> Rules {
-    let batching = configuration.batching();
+    let batching = configuration.dynamic_batching();
     let sizes = batching.policies.iter();
     Rules {
         class_sizes: sizes.filter_map(|(&level, policy)| Some((level, policy.max_queue_size?))).collect(),
@@ -423,9 +428,7 @@ fn rules(limits: Limits, findings: &Findings, configuration: &ModelConfiguration
 const LEAST_TARGET_IN_RUNS: u32 = 4;
 
 fn warn_of_target(found: &Found, config: &ModelConfig, findings: &Findings) {
-    let (Some(target), Some(single)) = (config.latency_target, findings.single()) else {
-        return;
-    };
+    let (Some(target), Some(single)) = (config.latency_target, findings.single()) else { return };
     let least = single * LEAST_TARGET_IN_RUNS;
     if target < least {
         tracing::warn!(
@@ -435,6 +438,22 @@ fn warn_of_target(found: &Found, config: &ModelConfig, findings: &Findings) {
             target.as_millis(),
             least.as_secs_f64() * 1e3
         );
+    }
+}
+
+/// Says what an owner who insists on batches must know: what they cost, or that there are none.
+fn warn_of_insistence(found: &Found, findings: &Findings, batching: Batching) {
+    let Found { name: model, version, .. } = found;
+    match &findings.batchable {
+        Batchable::Insisted(reason) => tracing::warn!(
+            model,
+            version,
+            "batching is `always`, so answers depend on who asks at the same time: {reason}"
+        ),
+        Batchable::No(reason) if batching == Batching::Always => {
+            tracing::warn!(model, version, "batching is `always`, and the model is not batched: {reason}");
+        }
+        _ => {}
     }
 }
 
@@ -450,95 +469,4 @@ fn read_labels_of(found: &Found) -> Result<BTreeMap<String, Vec<String>>> {
         labels.insert(output.name.clone(), read);
     }
     Ok(labels)
-}
-
-/// Where an accepted request waits.
-enum Place {
-    /// For an instance.
-    Queue(RequestId),
-    /// For its turn in its sequence.
-    Sequence(SequenceId, Number),
-}
-
-/// An accepted request.
-#[must_use = "wake, finish or cancel it"]
-pub struct Ticket {
-    model: Arc<Model>,
-    place: Place,
-    /// Whether an instance has been told; one that is dropped untold tells it.
-    is_woken: bool,
-}
-
-impl Ticket {
-    /// Wakes an instance for the request, and for what was queued with it.
-    pub fn wake(&mut self) {
-        self.is_woken = true;
-        self.model.scheduler.wake();
-    }
-
-    /// Takes the request out of the queue; its reply is dropped. Does nothing when it runs or has been answered.
-    pub fn cancel(mut self) {
-        self.is_woken = true;
-        match &self.place {
-            Place::Queue(id) => self.model.scheduler.cancel(*id),
-            Place::Sequence(id, number) => {
-                // A request that has had its turn is answered to nobody.
-                if let Some(sequencer) = &self.model.sequencer {
-                    sequencer.cancel(id, *number);
-                }
-            }
-        }
-    }
-
-    /// Has the request run and waits for the answer that its reply sends. Dropping the future cancels the request.
-    ///
-    /// Other tasks that are ready queue their requests first: what has come together runs together.
-    ///
-    /// # Errors
-    /// What the answer says; [`ErrorKind::Internal`](crate::ErrorKind) when the sender was dropped.
-    pub async fn finish(
-        self,
-        answer: oneshot::Receiver<Result<InferenceResponse>>,
-    ) -> Result<InferenceResponse> {
-        let mut guard = CancelOnDrop(Some(self));
-        yield_once().await;
-        if let Some(ticket) = &mut guard.0 {
-            ticket.wake();
-        }
-        let answer = answer.await;
-        guard.0 = None;
-        answer.map_err(Error::internal)?
-    }
-}
-
-/// A request that was queued is run, also when its ticket is dropped unused.
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.is_woken {
-            self.wake();
-        }
-    }
-}
-
-struct CancelOnDrop(Option<Ticket>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.0.take() {
-            ticket.cancel();
-        }
-    }
-}
-
-/// Lets every other task that is ready run first.
-async fn yield_once() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -17,7 +17,7 @@ use crate::model_config::sequence::{
 };
 use crate::reason::Reason;
 use crate::request::{Sequence, SequenceId};
-use crate::scheduler::{Output, Reply, Scheduler};
+use crate::scheduler::{Accepted, Output, Reply, Scheduler};
 use crate::sequence::{NotTaken, Number, SequenceLimits, Sequences, Turn};
 use crate::signature::Admitted;
 
@@ -25,7 +25,35 @@ use crate::signature::Admitted;
 struct Waiting {
     admitted: Admitted,
     deadline: Instant,
+    turn: Arc<Turning>,
     reply: Reply,
+}
+
+/// Where a request is that has had its turn, or has been taken back meanwhile.
+#[derive(Default)]
+struct Turning(Mutex<AfterTurn>);
+
+#[derive(Default)]
+enum AfterTurn {
+    #[default]
+    None,
+    /// The scheduler has it.
+    Scheduled(Accepted),
+    /// Its caller has gone.
+    Cancelled,
+}
+
+impl Turning {
+    fn lock(&self) -> MutexGuard<'_, AfterTurn> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that was taken, for whoever may want to take it back.
+pub(super) struct Entered {
+    id: SequenceId,
+    number: Number,
+    turn: Arc<Turning>,
 }
 
 type State = Sequences<Waiting, Vec<Tensor>>;
@@ -102,7 +130,7 @@ impl Sequencer {
         admitted: Admitted,
         timeout: Duration,
         reply: Reply,
-    ) -> Result<(SequenceId, Number)> {
+    ) -> Result<Entered> {
         const FIELD: &str = "parameters.sequence_id";
         let Some(sequence) = sequence else {
             return Err(Error::invalid(
@@ -121,7 +149,8 @@ impl Sequencer {
         }
         let now = Instant::now();
         let deadline = now + timeout;
-        let waiting = Waiting { admitted, deadline, reply };
+        let turn = Arc::new(Turning::default());
+        let waiting = Waiting { admitted, deadline, turn: Arc::clone(&turn), reply };
         let taken = self.shared.lock().arrive(sequence, waiting, deadline, now);
         let number = taken.map_err(|(reason, _)| match reason {
             NotTaken::NoStart => Error::invalid(
@@ -138,13 +167,19 @@ impl Sequencer {
             NotTaken::Closed => Error::shutting_down(),
         })?;
         Shared::run_turns(&self.shared);
-        Ok((sequence.id.clone(), number))
+        Ok(Entered { id: sequence.id.clone(), number, turn })
     }
 
-    /// Takes a request back that has not had its turn; false when it has.
-    pub fn cancel(&self, id: &SequenceId, number: Number) -> bool {
-        let taken = self.shared.lock().cancel(id, number);
-        taken.is_some()
+    /// Takes a request back; one that has had its turn leaves its sequence as it was before it.
+    pub fn cancel(&self, entered: &Entered) {
+        let taken = self.shared.lock().cancel(&entered.id, entered.number);
+        if taken.is_some() {
+            return;
+        }
+        let before = std::mem::replace(&mut *entered.turn.lock(), AfterTurn::Cancelled);
+        if let (AfterTurn::Scheduled(accepted), Some(scheduler)) = (before, self.shared.scheduler.upgrade()) {
+            scheduler.cancel(&accepted);
+        }
     }
 
     /// Takes nothing new and waits until what waits has had its turn, for `limit` at most; answers the rest.
@@ -214,7 +249,7 @@ impl Shared {
 
     fn run(self: &Arc<Self>, turn: Turn<Waiting, Vec<Tensor>>, now: Instant) {
         let Turn { id, request, start, end, state } = turn;
-        let Waiting { mut admitted, deadline, reply } = request;
+        let Waiting { mut admitted, deadline, turn, reply } = request;
         let running = Running { shared: Arc::clone(self), id: id.clone(), state: None };
         let extended = self.extend(&mut admitted, &id, (start, end), state);
         let Some(scheduler) = self.scheduler.upgrade() else {
@@ -246,7 +281,19 @@ impl Shared {
         };
         let timeout = deadline.saturating_duration_since(now);
         match scheduler.submit(admitted, timeout, answer) {
-            Ok(_) => scheduler.wake(),
+            Ok(accepted) => {
+                let mut after = turn.lock();
+                // A caller that went while its turn came found nothing at the scheduler yet.
+                let has_gone = matches!(*after, AfterTurn::Cancelled);
+                if has_gone {
+                    drop(after);
+                    scheduler.cancel(&accepted);
+                } else {
+                    *after = AfterTurn::Scheduled(accepted);
+                    drop(after);
+                }
+                scheduler.wake();
+            }
             Err(error) => {
                 if let Some(reply) = take(&reply) {
                     reply(Err(error));

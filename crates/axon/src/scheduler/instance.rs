@@ -1,4 +1,7 @@
 //! One instance: a thread that pulls batches and runs them.
+//!
+//! A batch that fails is run again in halves, until only the requests that fail alone are left with an error. A batch of
+//! n requests is run at most 2n - 1 times: a half is run once, and there are no more halves than that.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -7,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use synapse::{Tensor, concat_rows, split_rows};
 
+use super::attendance::Attendance;
 use super::{Output, Pending, Shared, expired_after, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
@@ -15,15 +19,222 @@ use crate::metrics::Phases;
 use crate::request::Timing;
 
 /// Pulls and runs batches until the scheduler closes.
-pub(super) fn run(shared: &Arc<Shared>, mut executor: Box<dyn Executor>) {
+pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor>) {
+    let mut instance = Instance { shared, index, executor };
     while let Some(batch) = next_batch(shared) {
         let (requests, id) = (batch.requests.len(), batch.id);
-        let took = run_batch(shared, executor.as_mut(), batch);
+        // The executor's panics are caught where it is called. One of our own fails the batch, whose replies answer when
+        // they are dropped, and not the instance.
+        let took =
+            catch_unwind(AssertUnwindSafe(|| instance.run_batch(batch.requests))).unwrap_or_else(|_| {
+                shared.statistics.instance_restarts.fetch_add(1, Ordering::Relaxed);
+                tracing::error!("an instance panicked outside of its model; the hook has logged it");
+                None
+            });
+        shared.runs.set(index, None);
         let mut state = shared.lock();
         state.batcher.finish(id, took, Instant::now());
         state.running -= requests;
         shared.tell_if_quiet(&state);
     }
+}
+
+/// A thread's executor.
+struct Instance<'a> {
+    shared: &'a Shared,
+    index: usize,
+    executor: Box<dyn Executor>,
+}
+
+/// Requests that are run together.
+struct Group {
+    requests: Vec<Pending>,
+    /// A larger group with this one in it has failed, and what else was in it has not: this one fails too.
+    fails: bool,
+    /// Its sibling is the next group: when this one does not fail, that one does.
+    is_first_half: bool,
+}
+
+impl Instance<'_> {
+    /// Runs a batch, in halves while it fails, and answers each request once. What the run took; `None` when that says
+    /// nothing of other runs of so many rows.
+    fn run_batch(&mut self, requests: Vec<Pending>) -> Option<Duration> {
+        let count = requests.len();
+        let is_slowed = requests.iter().any(|request| !request.delay.is_zero());
+        let mut took = None;
+        let mut groups = vec![Group { requests, fails: false, is_first_half: false }];
+        while let Some(group) = groups.pop() {
+            let all = group.requests.len();
+            if group.fails && all > 1 {
+                halve(group.requests, &mut groups);
+                continue;
+            }
+            let (attendance, requests) = self.attend(group.requests);
+            // Who has left or come too late may have been to blame.
+            let is_whole = requests.len() == all;
+            match self.run_group(&attendance, requests) {
+                Outcome::Failed(requests) => halve(requests, &mut groups),
+                Outcome::Answered(run) if all == count && is_whole && !is_slowed => took = Some(run),
+                Outcome::Answered(_) if group.is_first_half && is_whole => {
+                    if let Some(sibling) = groups.last_mut() {
+                        sibling.fails = true;
+                    }
+                }
+                Outcome::Answered(_) | Outcome::Refused => {}
+            }
+        }
+        took
+    }
+
+    /// Those who still wait, and the run that they wait for from now on.
+    fn attend(&self, requests: Vec<Pending>) -> (Arc<Attendance>, Vec<Pending>) {
+        let attendance = Attendance::new();
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        let mut waiting = Vec::with_capacity(requests.len());
+        for request in requests {
+            if now >= request.deadline && !request.caller.has_left() {
+                expired.push(request);
+            } else if request.caller.join(&attendance) {
+                waiting.push(request);
+            } else {
+                self.shared.forget(request);
+            }
+        }
+        self.shared.fail(expired, now, expired_after);
+        attendance.leave();
+        self.shared.runs.set(self.index, Some(&attendance));
+        (attendance, waiting)
+    }
+
+    /// Runs a group once and answers it, unless it may be halved.
+    fn run_group(&mut self, attendance: &Attendance, requests: Vec<Pending>) -> Outcome {
+        if requests.is_empty() {
+            return Outcome::Refused;
+        }
+        let ran = if attendance.stop.is_tripped() {
+            Err(Error::stopped())
+        } else {
+            self.run_together(attendance, &requests)
+        };
+        let error = match ran {
+            Ok(ran) => {
+                let took = ran.phases.input + ran.phases.infer + ran.phases.output;
+                self.answer(requests, ran);
+                return Outcome::Answered(took);
+            }
+            // Whoever waits for it all the same hears why it was stopped.
+            Err(_) if attendance.stop.is_tripped() => Error::shutting_down(),
+            Err(_) if requests.len() > 1 => return Outcome::Failed(requests),
+            Err(error) => error,
+        };
+        for request in requests {
+            self.refuse(request, error.clone());
+        }
+        Outcome::Refused
+    }
+
+    /// Runs the requests together; the outputs are those of each request.
+    fn run_together(&mut self, attendance: &Attendance, requests: &[Pending]) -> Result<Ran> {
+        let started = Instant::now();
+        let rows = requests.iter().map(|request| request.rows).sum();
+        let delay = requests.iter().map(|request| request.delay).max().unwrap_or_default();
+        let joined;
+        let (inputs, input) = if let [request] = requests {
+            (request.inputs.as_slice(), Duration::ZERO)
+        } else {
+            joined = join_inputs(requests)?;
+            (joined.as_slice(), started.elapsed())
+        };
+        let (outcome, infer) = self.timed(&Run { inputs, delay, stop: &attendance.stop });
+        let ended = Instant::now();
+        let outputs = outcome.and_then(|outputs| split_outputs(requests, outputs));
+        let phases = Phases { input, infer, output: ended.elapsed() };
+        self.shared.statistics.add_execution(rows, phases);
+        let timing = Timing { compute: infer, batch_rows: rows, ..Timing::default() };
+        Ok(Ran { outputs: outputs?, timing, phases, started })
+    }
+
+    /// Answers each request that somebody waits for with its part of each output.
+    fn answer(&self, requests: Vec<Pending>, ran: Ran) {
+        let Ran { mut outputs, timing, phases, started } = ran;
+        for mut request in requests {
+            let tensors = outputs.iter_mut().filter_map(Iterator::next).collect();
+            // Before the reply, so that a caller who is answered has its memory back.
+            drop(std::mem::take(&mut request.inputs));
+            if request.caller.has_left() {
+                self.shared.forget(request);
+                continue;
+            }
+            let queue = started.duration_since(request.arrived);
+            let total = request.arrived.elapsed();
+            self.shared.statistics.add_success(request.rows, queue, phases, total);
+            request.reply.send(Ok(Output { tensors, timing: Timing { queue, ..timing }, phases }));
+        }
+    }
+
+    /// Answers a request with an error, if somebody waits for it.
+    fn refuse(&self, mut request: Pending, error: Error) {
+        drop(std::mem::take(&mut request.inputs));
+        if request.caller.has_left() {
+            self.shared.forget(request);
+            return;
+        }
+        self.shared.statistics.fail.add(request.arrived.elapsed());
+        request.reply.send(Err(error));
+    }
+
+    /// Runs the model; a panic of the executor is an internal error.
+    fn timed(&mut self, run: &Run<'_>) -> (Result<Vec<Tensor>>, Duration) {
+        let started = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.executor.run_for(run)));
+        let compute = started.elapsed();
+        let outcome = outcome.unwrap_or_else(|panic| {
+            self.shared.statistics.instance_restarts.fetch_add(1, Ordering::Relaxed);
+            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(Error::internal(format_args!("an instance panicked: {text}")))
+        });
+        (outcome, compute)
+    }
+}
+
+/// How the run of a group ended.
+enum Outcome {
+    /// Each has its answer, of a run that took so long.
+    Answered(Duration),
+    /// Each has an error, or there was nobody left.
+    Refused,
+    /// One of them is to blame.
+    Failed(Vec<Pending>),
+}
+
+/// What a run gave.
+struct Ran {
+    /// For each output the parts of the requests, in their order.
+    outputs: Vec<std::vec::IntoIter<Tensor>>,
+    /// Of the run; each request has waited for itself.
+    timing: Timing,
+    phases: Phases,
+    started: Instant,
+}
+
+/// Puts the two halves of a group that failed on the stack, the first on top.
+fn halve(mut requests: Vec<Pending>, groups: &mut Vec<Group>) {
+    let second = requests.split_off(requests.len() / 2);
+    groups.push(Group { requests: second, fails: false, is_first_half: false });
+    groups.push(Group { requests, fails: false, is_first_half: true });
+}
+
+/// For each output the rows of each request. Copies nothing.
+fn split_outputs(requests: &[Pending], outputs: Vec<Tensor>) -> Result<Vec<std::vec::IntoIter<Tensor>>> {
+    if requests.len() == 1 {
+        // Whatever its shape: a model that is not batched may answer with any number of rows.
+        return Ok(outputs.into_iter().map(|output| vec![output].into_iter()).collect());
+    }
+    let counts: Vec<usize> = requests.iter().map(|request| request.rows).collect();
+    let split = |output: &Tensor| Ok(split_rows(output, &counts).map_err(Error::internal)?.into_iter());
+    outputs.iter().map(split).collect()
 }
 
 /// Waits for a batch; `None` when the scheduler closes.
@@ -67,94 +278,6 @@ fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
     }
 }
 
-/// Runs a batch and answers its requests. What the run took; `None` when that says nothing of other runs.
-fn run_batch(shared: &Shared, executor: &mut dyn Executor, batch: Batch<Pending>) -> Option<Duration> {
-    let started = Instant::now();
-    let mut took = None;
-    let is_slowed = batch.requests.iter().any(|request| !request.delay.is_zero());
-    let answers = match run_together(shared, executor, &batch, started) {
-        Ok(answers) => {
-            // All of what keeps the instance busy but the replies, of which there may be many or few.
-            took = (!is_slowed).then(|| started.elapsed());
-            answers.into_iter().map(Ok).collect()
-        }
-        // One request's values may have failed them all: alone, only the culprit gets the error.
-        Err(_) if batch.requests.len() > 1 => run_alone(shared, executor, &batch),
-        Err(error) => vec![Err(error)],
-    };
-    for (request, answer) in batch.requests.into_iter().zip(answers) {
-        let Pending { inputs, rows, arrived, reply, .. } = request;
-        // Before the reply, so that a caller who is answered has its memory back.
-        drop(inputs);
-        match &answer {
-            Ok(output) => {
-                let total = arrived.elapsed();
-                shared.statistics.add_success(rows, output.timing.queue, output.phases, total);
-            }
-            Err(_) => shared.statistics.fail.add(arrived.elapsed()),
-        }
-        reply.send(answer);
-    }
-    took
-}
-
-/// Runs the batch once and splits the outputs back to its requests.
-fn run_together(
-    shared: &Shared,
-    executor: &mut dyn Executor,
-    batch: &Batch<Pending>,
-    started: Instant,
-) -> Result<Vec<Output>> {
-    let delay = batch.requests.iter().map(|request| request.delay).max().unwrap_or_default();
-    if let [request] = batch.requests.as_slice() {
-        return Ok(vec![run_one(shared, executor, request, started)?]);
-    }
-    let inputs = join_inputs(&batch.requests)?;
-    let input = started.elapsed();
-    let (outcome, infer) = timed(shared, executor, &Run { inputs: &inputs, delay });
-    let joined = Instant::now();
-    let parts = outcome.and_then(|outputs| split_outputs(&batch.requests, &outputs));
-    let phases = Phases { input, infer, output: joined.elapsed() };
-    shared.statistics.add_execution(batch.rows, phases);
-    let answers = batch.requests.iter().zip(parts?).map(|(request, tensors)| {
-        let queue = started.duration_since(request.arrived);
-        Output { tensors, timing: Timing { queue, compute: infer, batch_rows: batch.rows }, phases }
-    });
-    Ok(answers.collect())
-}
-
-/// Runs one request alone.
-fn run_one(
-    shared: &Shared,
-    executor: &mut dyn Executor,
-    request: &Pending,
-    started: Instant,
-) -> Result<Output> {
-    let run = Run { inputs: &request.inputs, delay: request.delay };
-    let (outcome, infer) = timed(shared, executor, &run);
-    let phases = Phases { infer, ..Phases::default() };
-    shared.statistics.add_execution(request.rows, phases);
-    let queue = started.duration_since(request.arrived);
-    Ok(Output {
-        tensors: outcome?,
-        timing: Timing { queue, compute: infer, batch_rows: request.rows },
-        phases,
-    })
-}
-
-/// For each request its rows of every output. Copies nothing.
-fn split_outputs(requests: &[Pending], outputs: &[Tensor]) -> Result<Vec<Vec<Tensor>>> {
-    let counts: Vec<usize> = requests.iter().map(|request| request.rows).collect();
-    let mut answers: Vec<Vec<Tensor>> = requests.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
-    for output in outputs {
-        let parts = split_rows(output, &counts).map_err(Error::internal)?;
-        for (answer, part) in answers.iter_mut().zip(parts) {
-            answer.push(part);
-        }
-    }
-    Ok(answers)
-}
-
 /// Each input of the batch, the rows of all requests in order. Copies every byte once, into the batch buffer.
 fn join_inputs(requests: &[Pending]) -> Result<Vec<Tensor>> {
     let inputs = requests.first().map_or(0, |request| request.inputs.len());
@@ -163,29 +286,4 @@ fn join_inputs(requests: &[Pending]) -> Result<Vec<Tensor>> {
         concat_rows(&parts).map_err(Error::internal)
     };
     (0..inputs).map(join).collect()
-}
-
-fn run_alone(shared: &Shared, executor: &mut dyn Executor, batch: &Batch<Pending>) -> Vec<Result<Output>> {
-    let run = |request: &Pending| {
-        let started = Instant::now();
-        if started >= request.deadline {
-            return Err(expired_after(started.duration_since(request.arrived)));
-        }
-        run_one(shared, executor, request, started)
-    };
-    batch.requests.iter().map(run).collect()
-}
-
-/// Runs the model; a panic of the executor is an internal error.
-fn timed(shared: &Shared, executor: &mut dyn Executor, run: &Run<'_>) -> (Result<Vec<Tensor>>, Duration) {
-    let started = Instant::now();
-    let outcome = catch_unwind(AssertUnwindSafe(|| executor.run_for(run)));
-    let compute = started.elapsed();
-    let outcome = outcome.unwrap_or_else(|panic| {
-        shared.statistics.instance_restarts.fetch_add(1, Ordering::Relaxed);
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Error::internal(format_args!("an instance panicked: {text}")))
-    });
-    (outcome, compute)
 }

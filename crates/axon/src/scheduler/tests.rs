@@ -1,5 +1,8 @@
 //! The scheduler with executors that need no model. Waiting is on channels, never on a clock.
 
+mod blame;
+mod leaving;
+
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use std::num::NonZeroUsize;
@@ -38,6 +41,17 @@ impl Fixture {
     fn new(max_batch_rows: usize, max_queue_size: usize) -> Self {
         let (started_sender, started) = channel();
         let (leave, leave_receiver) = channel();
+        let executor = Box::new(Gated { started: started_sender, leave: leave_receiver });
+        Self::with(executor, started, leave, (max_batch_rows, max_queue_size))
+    }
+
+    /// An `executor` that tells what it starts.
+    fn with(
+        executor: Box<dyn Executor>,
+        started: Receiver<usize>,
+        leave: Sender<()>,
+        (max_batch_rows, max_queue_size): (usize, usize),
+    ) -> Self {
         let bound = |number| NonZeroUsize::new(number).unwrap();
         let limits = Limits {
             max_batch_rows: bound(max_batch_rows),
@@ -46,14 +60,13 @@ impl Fixture {
         };
         let config = SchedulerConfig { rules: Rules::new(limits) };
         let statistics = Arc::new(ModelStatistics::default());
-        let executor = Box::new(Gated { started: started_sender, leave: leave_receiver });
         let timer = Timer::start().unwrap();
         let scheduler =
             Scheduler::start("test", config, vec![executor], Arc::clone(&statistics), timer).unwrap();
         Self { scheduler: Arc::new(scheduler), started, leave, statistics }
     }
 
-    fn submit(&self, value: i64, timeout: Duration) -> (Result<RequestId>, Receiver<Result<Output>>) {
+    fn submit(&self, value: i64, timeout: Duration) -> (Result<Accepted>, Receiver<Result<Output>>) {
         let (sender, receiver) = channel();
         let inputs = vec![Tensor::from_vec(&[1], vec![value]).unwrap()];
         let admitted = Admitted {
@@ -69,6 +82,10 @@ impl Fixture {
         let accepted = self.scheduler.submit(admitted, timeout, reply);
         self.scheduler.wake();
         (accepted, receiver)
+    }
+
+    fn executions(&self) -> u64 {
+        self.statistics.execution_count.load(Ordering::Relaxed)
     }
 
     /// Submits a request and waits until the only instance runs it.
@@ -146,7 +163,7 @@ fn a_cancelled_request_is_never_run() {
     let _first = fixture.occupy();
     let (id, gone) = fixture.submit(1, LONG);
     let (_, stays) = fixture.submit(2, LONG);
-    fixture.scheduler.cancel(id.unwrap());
+    fixture.scheduler.cancel(&id.unwrap());
     assert!(gone.recv().is_err(), "a caller that has gone gets no answer");
     (0..2).for_each(|_| fixture.leave.send(()).unwrap());
     assert_eq!(value(&stays).unwrap(), (2, 1));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::*;
+use crate::config::Batching;
 
 #[test]
 fn the_text_format_is_read_in_all_its_spellings() {
@@ -351,4 +352,23 @@ fn labels_are_lines_of_a_file_in_the_folder() {
         std::os::unix::fs::symlink("loop", folder.0.join("loop")).unwrap();
         check("loop", "expected a file in the model's folder");
     }
+}
+
+#[test]
+fn an_owner_says_in_either_file_whether_requests_share_a_run() {
+    let parameter = |value: &str| {
+        format!("parameters {{ key: \"axon_batching\" value {{ string_value: \"{value}\" }} }}")
+    };
+    for batching in [Batching::Auto, Batching::Off, Batching::Always] {
+        let native = toml(&format!("batching = \"{batching}\"\n[parameters]\nother = 1\n"));
+        let triton = pbtxt(&parameter(batching.name()));
+        assert_eq!((native.batching(), triton.batching()), (Some(batching), Some(batching)));
+        assert!(triton.warnings().is_empty(), "{:?}", triton.warnings());
+    }
+    assert_eq!(pbtxt("").batching(), None);
+    let error = pbtxt_error(&parameter("yes"));
+    let expected = "parameters.axon_batching: expected `auto`, `off` or `always`, got `yes`";
+    assert!(error.contains(expected), "{error}");
+    let error = ModelConfiguration::from_toml("batching = \"yes\"").unwrap_err();
+    assert!(error.message().contains("batching: expected `auto`, `off` or `always`"), "{error}");
 }

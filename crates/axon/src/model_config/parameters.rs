@@ -1,0 +1,80 @@
+//! The parameters of a configuration that Axon acts on; those of ONNX Runtime's sessions are Axon's to choose.
+
+use std::time::Duration;
+
+use super::Backend;
+use super::check::Checker;
+use super::fields::Fields;
+use crate::config::{Batching, MAX_TIMEOUT};
+use crate::error::{Echo, Result};
+
+/// How long each run of the backend `identity` takes.
+const EXECUTE_DELAY: &str = "execute_delay_ms";
+
+/// The longest made-up run of the backend `identity`.
+const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
+
+/// Whether requests may share a run; `batching` in `model.toml`.
+pub(super) const BATCHING: &str = "axon_batching";
+
+/// The time within which requests are to be answered that do not say, in milliseconds; `latency_target_ms` in
+/// `model.toml`.
+pub(super) const LATENCY_TARGET: &str = "latency_target_ms";
+
+/// What the parameters say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parameters {
+    /// How long each run of the backend `identity` takes.
+    pub execute_delay: Duration,
+    /// Whether requests may share a run.
+    pub batching: Option<Batching>,
+    /// The time within which requests are to be answered that do not say.
+    pub latency_target: Option<Duration>,
+}
+
+impl Checker<'_> {
+    /// What the parameters say.
+    pub fn parameters(&mut self, fields: &Fields, backend: Option<Backend>) -> Result<Parameters> {
+        let mut read = Parameters::default();
+        for (name, parameter) in &fields.parameters {
+            let value = &parameter.string_value;
+            match name.as_str() {
+                BATCHING => {
+                    let parsed = value.parse().map_err(|_| {
+                        let problem = format_args!("expected `auto`, `off` or `always`, got {}", Echo(value));
+                        self.error(&format!("parameters.{BATCHING}"), problem)
+                    })?;
+                    read.batching = Some(parsed);
+                }
+                EXECUTE_DELAY if backend == Some(Backend::Identity) => {
+                    read.execute_delay = self.execute_delay(value)?;
+                }
+                LATENCY_TARGET => read.latency_target = Some(self.latency_target(value)?),
+                _ => self.unused(&format!("parameters.{}", name.escape_debug())),
+            }
+        }
+        Ok(read)
+    }
+
+    fn latency_target(&self, value: &str) -> Result<Duration> {
+        let milliseconds = value.parse().ok().filter(|milliseconds: &f64| milliseconds.is_finite());
+        let target =
+            milliseconds.and_then(|milliseconds| Duration::try_from_secs_f64(milliseconds / 1e3).ok());
+        target.filter(|target| !target.is_zero() && *target <= MAX_TIMEOUT).ok_or_else(|| {
+            let most = MAX_TIMEOUT.as_millis();
+            let problem = format_args!("expected milliseconds, more than 0 to {most}, got {}", Echo(value));
+            self.error(&format!("parameters.{LATENCY_TARGET}"), problem)
+        })
+    }
+
+    fn execute_delay(&self, value: &str) -> Result<Duration> {
+        let milliseconds = value.parse().ok();
+        let milliseconds = milliseconds.filter(|&milliseconds: &u64| milliseconds <= MAX_EXECUTE_DELAY_MS);
+        milliseconds.map(Duration::from_millis).ok_or_else(|| {
+            self.error(
+                &format!("parameters.{EXECUTE_DELAY}"),
+                format_args!("expected milliseconds from 0 to {MAX_EXECUTE_DELAY_MS}, got {}", Echo(value)),
+            )
+        })
+    }
+}
