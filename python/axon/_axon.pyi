@@ -16,6 +16,7 @@ class NativeConfig(TypedDict):
     request_timeout_s: float
     batching: bool
     instances: int | None
+    profile: str
     device: str
     runtime_library: str | None
     control: str

@@ -27,6 +27,8 @@ class ModelConfig:
             run that has begun is not stopped.
         batching: Whether requests may share a run. True lets the load-time probe decide; False never.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
+        profile: What instances and the threads of one run are chosen for: "throughput" (most rows a second) or
+            "latency" (the shortest run, as long as half of the best throughput is kept).
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.
     """
 
@@ -35,6 +37,7 @@ class ModelConfig:
     request_timeout_s: float = 10.0
     batching: bool = True
     instances: int | None = None
+    profile: str = "throughput"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class ModelConfig:
             "request_timeout_s": self.request_timeout_s,
             "batching": self.batching,
             "instances": self.instances,
+            "profile": self.profile,
             "device": self.device,
             "runtime_library": find_library(),
             "control": control,

@@ -72,6 +72,7 @@ pub struct NativeConfig {
     request_timeout_s: f64,
     batching: bool,
     instances: Option<NonZeroUsize>,
+    profile: String,
     device: String,
     runtime_library: Option<PathBuf>,
     control: String,
@@ -93,6 +94,7 @@ impl NativeConfig {
         model.request_timeout = seconds("request_timeout_s", self.request_timeout_s)?;
         model.batching = if self.batching { Batching::Auto } else { Batching::Off };
         model.instances = self.instances;
+        model.profile = self.profile.parse().map_err(|problem| Error::invalid("profile", problem))?;
         model.device = self.device.parse().map_err(|problem| Error::invalid("device", problem))?;
         Ok(config)
     }

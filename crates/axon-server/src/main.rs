@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, ControlMode, Device};
+use axon::config::{Batching, ControlMode, Device, Profile};
 use axon_server::compat::Compat;
 use axon_server::{BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, logging, serve_until_signal};
 use clap::Parser;
@@ -56,6 +56,9 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// throughput or latency: what instances and threads are chosen for
+    #[arg(long, default_value_t = Profile::Throughput)]
+    profile: Profile,
     /// Never let requests share a run
     #[arg(long)]
     no_batching: bool,
@@ -113,6 +116,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     model.max_batch_size = arguments.max_batch_size;
     model.max_queue_size = arguments.max_queue_size.unwrap_or(model.max_queue_size);
     model.instances = arguments.instances;
+    model.profile = arguments.profile;
     model.device = arguments.device;
     if arguments.no_batching {
         model.batching = Batching::Off;

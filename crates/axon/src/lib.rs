@@ -13,6 +13,7 @@ pub mod executor;
 pub mod metrics;
 pub mod model_config;
 pub mod onnx;
+pub mod plan;
 pub mod probe;
 pub mod reason;
 pub mod report;

@@ -34,7 +34,7 @@ use source::Source;
 use table::Table;
 use turns::Turns;
 
-pub use model::{Model, Plan, Ticket};
+pub use model::{Model, Ticket};
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
 

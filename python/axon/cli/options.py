@@ -31,6 +31,12 @@ def add_model_options(parser: Parser) -> None:
         metavar="N",
         help="threads that run each model, at most the cores granted (default: chosen at load)",
     )
+    model.add_argument(
+        "--profile",
+        choices=["throughput", "latency"],
+        default="throughput",
+        help="what instances and threads are chosen for (default: throughput)",
+    )
     model.add_argument("--no-batching", action="store_true", help="never let requests share a run")
     model.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where models run (default: cpu)")
     model.add_argument(
@@ -56,5 +62,6 @@ def model_config(chosen: argparse.Namespace) -> ModelConfig:
         request_timeout_s=chosen.request_timeout,
         batching=not chosen.no_batching,
         instances=chosen.instances,
+        profile=chosen.profile,
         device=chosen.device,
     )

@@ -11,7 +11,7 @@ use super::fields::{DynamicBatchingFields, Fields, InstanceGroupFields, QueuePol
 use super::origin::{Origin, suggestion};
 use super::sequence::SequenceBatching;
 use super::{Backend, InstanceGroup, InstanceKind, QueuePolicy, TensorConfig, VersionPolicy};
-use crate::config::MAX_TIMEOUT;
+use crate::config::{MAX_TIMEOUT, Profile};
 use crate::error::{Echo, Error, Result};
 
 /// The most rows of a request or a run.
@@ -22,11 +22,6 @@ const MAX_PRIORITY_LEVELS: u64 = 1 << 16;
 const MAX_NAME: usize = 256;
 /// The longest that requests may be held back for a fuller batch.
 const MAX_DELAY: Duration = Duration::from_secs(60);
-/// The longest made-up run of the backend `identity`.
-const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
-
-/// The name of [`Checked::execute_delay`] in `parameters`.
-const EXECUTE_DELAY: &str = "execute_delay_ms";
 
 /// What was checked.
 #[derive(Clone, Debug)]
@@ -41,6 +36,7 @@ pub(super) struct Checked {
     pub instances: Vec<InstanceGroup>,
     pub gpu_accelerators: Vec<String>,
     pub execute_delay: Duration,
+    pub profile: Option<Profile>,
 }
 
 /// Turns fields into valid values; collects what to warn of.
@@ -123,6 +119,7 @@ impl<'a> Checker<'a> {
             None => None,
         };
         let instances = self.instances(&fields.instance_group)?;
+        let profile = self.profile(fields)?;
         let execute_delay = self.parameters(fields, backend)?;
         self.warn(fields);
         let hints = fields.optimization.as_ref();
@@ -139,6 +136,7 @@ impl<'a> Checker<'a> {
             sequence,
             instances,
             execute_delay,
+            profile,
         })
     }
 
@@ -402,31 +400,6 @@ impl<'a> Checker<'a> {
             checked.push(InstanceGroup { kind, count, gpus: group.gpus.clone() });
         }
         Ok(checked)
-    }
-
-    /// The made-up run time of the backend `identity`; the parameters of ONNX Runtime's sessions are Axon's to choose.
-    fn parameters(&mut self, fields: &Fields, backend: Option<Backend>) -> Result<Duration> {
-        let mut delay = Duration::ZERO;
-        for (name, parameter) in &fields.parameters {
-            if !(name == EXECUTE_DELAY && backend == Some(Backend::Identity)) {
-                self.unused(&format!("parameters.{}", name.escape_debug()));
-                continue;
-            }
-            let milliseconds = parameter.string_value.parse().ok();
-            let milliseconds =
-                milliseconds.filter(|&milliseconds: &u64| milliseconds <= MAX_EXECUTE_DELAY_MS);
-            let milliseconds = milliseconds.ok_or_else(|| {
-                self.error(
-                    &format!("parameters.{EXECUTE_DELAY}"),
-                    format_args!(
-                        "expected milliseconds from 0 to {MAX_EXECUTE_DELAY_MS}, got {}",
-                        Echo(&parameter.string_value)
-                    ),
-                )
-            })?;
-            delay = Duration::from_millis(milliseconds);
-        }
-        Ok(delay)
     }
 
     /// Warns of what is kept and not used.

@@ -8,18 +8,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
+use super::parameters::PROFILE;
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "backend",
     "file",
     "versions",
     "max_batch_size",
     "instances",
+    "profile",
     "max_queue_size",
     "timeout_ms",
     "allow_timeout_override",
@@ -120,6 +122,10 @@ impl Reader<'_> {
                     self.note("instance_group[0].count", key, item);
                     let count = integer(key, item)?;
                     self.fields.insert("instance_group".to_owned(), json!([{ "count": count }]));
+                }
+                "profile" => {
+                    let value = text(key, item)?.as_str().unwrap_or_default().to_owned();
+                    self.parameter((PROFILE, value), key, item);
                 }
                 "max_queue_size" => self.policy("max_queue_size", key, item, natural)?,
                 "timeout_ms" => {
@@ -259,10 +265,8 @@ impl Reader<'_> {
 
     fn parameters(&mut self, key: &str, item: &Item<'_>) -> Result<()> {
         self.note("parameters", key, item);
-        let mut parameters = Map::new();
         for (name, item) in table(key, item)? {
             let inner = format!("parameters.{}", name.get_ref().escape_debug());
-            self.note(&inner, &inner, item);
             let value = match item.get_ref() {
                 DeValue::String(text) => text.to_string(),
                 DeValue::Integer(number) => number.to_string(),
@@ -270,10 +274,16 @@ impl Reader<'_> {
                 DeValue::Boolean(value) => value.to_string(),
                 _ => return Err(wrong(item, &inner, "a string, a number or a boolean")),
             };
-            parameters.insert(name.get_ref().to_string(), json!({ "string_value": value }));
+            self.parameter((name.get_ref(), value), &inner, item);
         }
-        self.fields.insert(key.to_owned(), Value::Object(parameters));
         Ok(())
+    }
+
+    /// One of the parameters, which is written as `key`.
+    fn parameter(&mut self, (name, value): (&str, String), key: &str, item: &Item<'_>) {
+        self.note(&format!("parameters.{}", name.escape_debug()), key, item);
+        let parameters = self.fields.entry("parameters").or_insert_with(|| json!({}));
+        parameters[name] = json!({ "string_value": value });
     }
 
     fn sequence(&mut self, item: &Item<'_>) -> Result<()> {
