@@ -23,9 +23,12 @@ use crate::probe::{Batchable, Findings, MAX_ROWS};
 pub use lab::{Lab, Load};
 pub use reconsider::{Change, Observed, reconsider};
 
-/// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
-/// more would only take its cores.
+/// A run shorter than this, whose rows at the knee take less than [`TINY_ROW`] each, is dominated by what surrounds it:
+/// one instance in four cores keeps up with the wire, and more would only take its cores.
 const TINY_RUN: Duration = Duration::from_micros(100);
+
+/// What a request over HTTP costs by itself. **Source:** `benchmarks/results/overhead-2026-11-24-d8d01cc.json`, 15 µs.
+const TINY_ROW: Duration = Duration::from_micros(15);
 
 /// What all trials of a model may take together, loading sessions included.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -247,7 +250,7 @@ impl Question<'_> {
         let cores = self.cores.get();
         let given = self.config.instances.map(|instances| instances.get().min(cores));
         let single = self.findings.single();
-        let is_tiny = single.is_some_and(|single| single < TINY_RUN);
+        let is_tiny = single.is_some_and(|single| single < TINY_RUN) && self.row_at_the_knee() < TINY_ROW;
         let few = (cores / 4).max(1);
         let (chosen, skipped) = match self.config.device {
             // One caller for each session of a provider that is not the CPU's, and one session of it.
@@ -267,6 +270,13 @@ impl Question<'_> {
             _ => skipped,
         };
         (Split { instances: given.unwrap_or(chosen), threads: 1 }, skipped)
+    }
+
+    /// What a row costs in the batches that will be formed.
+    fn row_at_the_knee(&self) -> Duration {
+        let rows = self.rows(self.row_limit());
+        let point = self.findings.curve.iter().find(|point| point.rows >= rows);
+        point.map_or(Duration::ZERO, |point| point.duration / u32::try_from(point.rows).unwrap_or(u32::MAX))
     }
 
     /// Other splits, the likeliest first.

@@ -160,11 +160,22 @@ fn tiny_runs_and_one_core_cost_no_trial() {
         assert_eq!((script.calls, script.opened.len()), (0, 0));
         assert_eq!((plan.split(), plan.because, plan.why.len()), (expected, because, 1));
     };
-    check(Case::new(2, &[0.05, 0.06]), split(1, 1), Because::TinyRun);
-    check(Case::new(16, &[0.05, 0.06]), split(4, 1), Because::TinyRun);
+    let tiny = [0.05, 0.05, 0.05, 0.05];
+    check(Case::new(2, &tiny), split(1, 1), Because::TinyRun);
+    check(Case::new(16, &tiny), split(4, 1), Because::TinyRun);
     check(Case::new(1, &[2.0, 4.0]), split(1, 1), Because::OneCore);
     check(Case::new(1, &[2.0, 4.0]).profile(Profile::Latency), split(1, 1), Because::OneCore);
     check(Case::new(1, &[2.0]).instances(8), split(1, 1), Because::OneCore);
+}
+
+#[test]
+fn a_short_run_whose_rows_cost_more_than_the_wire_is_tried() {
+    // As of an MLP of 1.8 million parameters: a run of one row is short, but a core does no more than 28,000 rows/s.
+    let run = |split: Split, rows: usize, _| {
+        ms([0.096, 0.099, 0.141][rows.ilog2() as usize] / split.threads as f64)
+    };
+    let plan = Case::new(2, &[0.096, 0.099, 0.141]).plan(&mut Script::new(run));
+    assert_eq!((plan.split(), plan.max_batch_rows.get()), (split(2, 1), 4));
 }
 
 #[test]

@@ -202,6 +202,8 @@ fn what_the_native_file_does_not_know_is_told_with_its_place() {
     check("timeout_ms = 300001", "1:14: timeout_ms: expected at most 300000000, got 300001000");
     check("instances = 0", "1:13: instances: expected 1 to 256, got 0");
     check("instances = 10000", "1:13: instances: expected 1 to 256, got 10000");
+    check("profile = \"fast\"", "1:11: profile: expected `throughput` or `latency`, got `fast`");
+    check("profile = 1", "1:11: profile: expected a string, got a value of type integer");
     check(
         "[inputs.x]\nshape = [3]\ndatatype = \"FP23\"",
         "3:12: inputs.x.datatype: did you mean `FP32`; got `FP23`",
@@ -351,4 +353,18 @@ fn labels_are_lines_of_a_file_in_the_folder() {
         std::os::unix::fs::symlink("loop", folder.0.join("loop")).unwrap();
         check("loop", "expected a file in the model's folder");
     }
+}
+
+#[test]
+fn the_profile_is_read_from_both_files() {
+    let profile = |configuration: ModelConfiguration| configuration.profile();
+    assert_eq!(profile(toml("max_batch_size = 1")), None);
+    let native = toml("profile = \"latency\"\n[parameters]\nother = 1");
+    let parameters =
+        json!({ "axon_profile": { "string_value": "latency" }, "other": { "string_value": "1" } });
+    assert_eq!(native.to_json()["parameters"], parameters);
+    assert_eq!(profile(native), Some(Profile::Latency));
+    let triton = r#"parameters { key: "axon_profile" value { string_value: "throughput" } }"#;
+    let triton = pbtxt(triton);
+    assert_eq!((triton.profile(), triton.warnings().len()), (Some(Profile::Throughput), 0));
 }
