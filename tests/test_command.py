@@ -92,6 +92,7 @@ def test_a_typo_is_told_what_may_have_been_meant(arguments: list[str], meant: st
         ("--max-batch-size", ["0", "-1", "2147483648", "8.0"]),
         ("--max-queue-size", ["0", "many"]),
         ("--instances", ["0", "-1"]),
+        ("--profile", ["fast", ""]),
         ("--request-timeout", ["0", "-1", "301", "nan", "inf", "soon"]),
         ("--name", ["a b", "", "../up"]),
     ],
@@ -189,7 +190,7 @@ def test_inspect_shows_a_table(digits: Path) -> None:
 
 def test_inspect_json_has_all_of_the_report(digits: Path) -> None:
     report = inspect(digits, "--name", "renamed", "--instances", "1", "--max-batch-size", "4")
-    measured = ("run_time", "max_batch_rows")
+    measured = ("run_time", "max_batch_rows", "candidates", "chosen_because")
     points = report["run_time"]
     assert [point["rows"] for point in points[:3]] == [1, 2, 4]
     assert all(point["milliseconds"] > 0 for point in points)
@@ -214,6 +215,7 @@ def test_inspect_json_has_all_of_the_report(digits: Path) -> None:
         "not_tried_because": None,
         "instances": 1,
         "threads": 1,
+        "profile": "throughput",
         "arena": True,
     }
 

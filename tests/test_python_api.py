@@ -169,6 +169,7 @@ def test_a_question_that_makes_no_sense_is_named(
         ("request_timeout_s", 0.0),
         ("request_timeout_s", float("nan")),
         ("device", "tpu"),
+        ("profile", "fast"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(save_model: SaveModel, setting: str, value: Any) -> None:  # noqa: ANN401

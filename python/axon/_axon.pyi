@@ -17,6 +17,7 @@ class NativeConfig(TypedDict):
     latency_target_s: float | None
     batching: str
     instances: int | None
+    profile: str
     device: str
     runtime_library: str | None
     control: str

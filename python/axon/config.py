@@ -57,6 +57,8 @@ class ModelConfig:
             never; "always" also where rows influence each other, so that an answer may depend on who asks at the same
             time.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
+        profile: What instances and the threads of one run are chosen for: "throughput" (most rows a second) or
+            "latency" (the shortest run, as long as half of the best throughput is kept).
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.
     """
 
@@ -66,6 +68,7 @@ class ModelConfig:
     latency_target_s: float | None = None
     batching: bool | Literal["auto", "off", "always"] = True
     instances: int | None = None
+    profile: str = "throughput"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -98,6 +101,7 @@ class ModelConfig:
             "latency_target_s": self.latency_target_s,
             "batching": _BATCHING[self.batching],
             "instances": self.instances,
+            "profile": self.profile,
             "device": self.device,
             "runtime_library": find_library(),
             "control": loading.control,

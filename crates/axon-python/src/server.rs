@@ -74,6 +74,7 @@ pub struct NativeConfig {
     latency_target_s: Option<f64>,
     batching: String,
     instances: Option<NonZeroUsize>,
+    profile: String,
     device: String,
     runtime_library: Option<PathBuf>,
     control: String,
@@ -110,6 +111,7 @@ impl NativeConfig {
             self.latency_target_s.map(|target| seconds("latency_target_s", target)).transpose()?;
         model.batching = self.batching.parse().map_err(|problem| Error::invalid("batching", problem))?;
         model.instances = self.instances;
+        model.profile = self.profile.parse().map_err(|problem| Error::invalid("profile", problem))?;
         model.device = self.device.parse().map_err(|problem| Error::invalid("device", problem))?;
         Ok(config)
     }

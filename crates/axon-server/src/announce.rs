@@ -73,9 +73,13 @@ fn describe(text: &mut String, model: &Model) {
         rows => format!("batches of up to {rows} rows"),
     };
     let plural = if plan.instances == 1 { "" } else { "s" };
+    let threads = match plan.threads {
+        1 => String::new(),
+        threads => format!(" of {threads} threads"),
+    };
     let _ = writeln!(
         text,
-        "{} version {} on {}: {} instance{plural}, {batching}",
+        "{} version {} on {}: {} instance{plural}{threads}, {batching}",
         model.name(),
         model.version(),
         model.config().device,

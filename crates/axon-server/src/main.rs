@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, PollInterval};
+use axon::config::{Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, PollInterval, Profile};
 use axon_server::compat::Compat;
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
@@ -61,6 +61,9 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// throughput or latency: what instances and threads are chosen for
+    #[arg(long, default_value_t = Profile::Throughput)]
+    profile: Profile,
     /// auto: requests share a run where their rows do not influence each other; off: never; always: even then
     #[arg(long, default_value_t)]
     batching: Batching,
@@ -158,6 +161,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     model.max_batch_size = arguments.max_batch_size;
     model.max_queue_size = arguments.max_queue_size.unwrap_or(model.max_queue_size);
     model.instances = arguments.instances;
+    model.profile = arguments.profile;
     model.device = arguments.device;
     model.batching = if arguments.no_batching { Batching::Off } else { arguments.batching };
     Some(options)

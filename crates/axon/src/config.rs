@@ -87,6 +87,45 @@ impl FromStr for Batching {
     }
 }
 
+/// What instances and threads are chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// The most rows a second.
+    #[default]
+    Throughput,
+    /// The shortest run of one row, as long as half of the best throughput is kept.
+    Latency,
+}
+
+impl Profile {
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "throughput" => Ok(Self::Throughput),
+            "latency" => Ok(Self::Latency),
+            _ => Err(format!("expected `throughput` or `latency`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
 /// What holds for each model.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
@@ -103,8 +142,13 @@ pub struct ModelConfig {
     pub latency_target: Option<Duration>,
     /// Whether requests may share a run.
     pub batching: Batching,
-    /// Instances; `None` chooses at load.
+    /// The most bytes of the inputs and outputs of a batch, of rows of the size that the load-time probe tried; one
+    /// row is run whatever it takes.
+    pub max_batch_bytes: usize,
+    /// Instances, at most the cores; `None` chooses at load.
     pub instances: Option<NonZeroUsize>,
+    /// What instances and threads are chosen for.
+    pub profile: Profile,
     /// Where it runs.
     pub device: Device,
 }
@@ -118,7 +162,9 @@ impl Default for ModelConfig {
             request_timeout: Duration::from_secs(10),
             latency_target: None,
             batching: Batching::Auto,
+            max_batch_bytes: 64 << 20,
             instances: None,
+            profile: Profile::Throughput,
             device: Device::Cpu,
         }
     }

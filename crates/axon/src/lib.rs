@@ -14,6 +14,7 @@ pub mod load_check;
 pub mod metrics;
 pub mod model_config;
 pub mod onnx;
+pub mod plan;
 pub mod probe;
 pub mod reason;
 pub mod report;

@@ -30,7 +30,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use synapse::DataType;
 
-use crate::config::{Batching, Device};
+use crate::config::{Batching, Device, Profile};
 use crate::error::{Error, ErrorKind, Result};
 use check::{Checked, Checker};
 use fields::Fields;
@@ -372,6 +372,12 @@ impl ModelConfiguration {
     #[must_use]
     pub fn instances(&self) -> Option<NonZeroUsize> {
         NonZeroUsize::new(self.checked.instances.iter().map(|group| group.count.get()).sum())
+    }
+
+    /// What instances and threads are chosen for; `None` leaves it to the server.
+    #[must_use]
+    pub fn profile(&self) -> Option<Profile> {
+        self.checked.parameters.profile
     }
 
     /// The name of the model's file in its version's folder, where it is not `model.onnx`.

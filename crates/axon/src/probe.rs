@@ -4,22 +4,25 @@
 //! rows (a mean over the batch, dynamic quantisation), which runs and is silently wrong. So rows are run alone and
 //! beside hostile neighbours, at every place of a small batch, and must come out the same.
 
+mod comparison;
 mod inputs;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use half::{bf16, f16};
-use synapse::{DataType, Tensor, concat_rows, split_rows};
+use synapse::{Tensor, concat_rows, split_rows};
 
 use crate::config::Batching;
 use crate::error::Result;
 use crate::executor::Executor;
 use crate::signature::{Dimension, Signature};
+use comparison::{Comparison, compare, floats};
 use inputs::{Fill, InputMaker};
 
+pub use comparison::tolerance;
+
 /// The most rows that are run together.
-const MAX_ROWS: usize = 64;
+pub const MAX_ROWS: usize = 64;
 
 /// Bytes of inputs that one probe batch may take.
 const MAX_BYTES: usize = 64 << 20;
@@ -86,11 +89,28 @@ pub struct Findings {
     pub deterministic: Option<bool>,
     /// Run time over rows, by rows; only one row when it is not batchable, empty when the probe could not run it.
     pub curve: Vec<CurvePoint>,
+    /// Bytes of the inputs and outputs of one row, of the size that was tried; 0 when it could not run it.
+    pub bytes_of_row: usize,
+    /// Inputs of one row that it was run on, or of what it takes instead; empty when it could not run it.
+    pub sample: Vec<Tensor>,
     /// Why the probe could not run the model, if so. It is served all the same: real inputs may fit.
     pub not_run: Option<String>,
 }
 
 impl Findings {
+    /// What is known without a run.
+    #[must_use]
+    pub fn untried(batchable: Batchable) -> Self {
+        Self {
+            batchable,
+            deterministic: None,
+            curve: Vec::new(),
+            bytes_of_row: 0,
+            sample: Vec::new(),
+            not_run: None,
+        }
+    }
+
     /// The time of a run of one row.
     #[must_use]
     pub fn single(&self) -> Option<Duration> {
@@ -135,9 +155,9 @@ pub fn probe(signature: &Signature, executor: &mut dyn Executor, batching: Batch
         let reason =
             not_run.map_or_else(|| "no inputs to try".to_owned(), |error| error.message().to_owned());
         let batchable = Batchable::No("the model could not be tried with made-up inputs".to_owned());
-        return Findings { batchable, deterministic: None, curve: Vec::new(), not_run: Some(reason) };
+        return Findings { not_run: Some(reason), ..Findings::untried(batchable) };
     }
-    let mut trial = Trial { signature, maker, executor };
+    let mut trial = Trial { signature, maker, executor, bytes_of_row: 0 };
     let deterministic = trial.is_deterministic();
     let obstacle = static_obstacle(signature);
     let insists = obstacle.is_none() && batching == Batching::Always && trial.splits();
@@ -158,7 +178,9 @@ pub fn probe(signature: &Signature, executor: &mut dyn Executor, batching: Batch
     if matches!(batchable, Batchable::No(_)) {
         curve.truncate(1);
     }
-    Findings { batchable, deterministic, curve, not_run: None }
+    let sample = trial.maker.row(signature, Fill::Random);
+    let bytes_of_row = trial.bytes_of_row;
+    Findings { batchable, deterministic, curve, bytes_of_row, sample, not_run: None }
 }
 
 /// Why the signature alone rules batching out; `None` when it does not.
@@ -190,13 +212,16 @@ struct Trial<'a> {
     signature: &'a Signature,
     maker: InputMaker,
     executor: &'a mut dyn Executor,
+    bytes_of_row: usize,
 }
 
 impl Trial<'_> {
     /// Whether two runs of the same inputs agree; `None` when they cannot be run.
     fn is_deterministic(&mut self) -> Option<bool> {
         let inputs = self.maker.row(self.signature, Fill::Random);
-        Some(self.executor.run(&inputs).ok()? == self.executor.run(&inputs).ok()?)
+        let outputs = self.executor.run(&inputs).ok()?;
+        self.bytes_of_row = inputs.iter().chain(&outputs).map(|tensor| tensor.memory().len()).sum();
+        Some(outputs == self.executor.run(&inputs).ok()?)
     }
 
     /// Runs one row alone, then at every place beside neighbours that are large and that are not numbers.
@@ -348,56 +373,6 @@ impl Trial<'_> {
 
 fn could_not_run(what: &str) -> Batchable {
     Batchable::No(format!("{what} could not be run"))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comparison {
-    Equal,
-    Close,
-    Different,
-}
-
-/// The relative difference that rounding in another order may make. **Source:** fp32 has 7 digits, fp16 has 3.
-#[must_use]
-pub fn tolerance(datatype: DataType) -> f64 {
-    match datatype {
-        DataType::Fp32 | DataType::Fp64 => 1e-3,
-        DataType::Fp16 | DataType::Bf16 => 1e-2,
-        _ => 0.0,
-    }
-}
-
-fn compare(batched: &Tensor, alone: &Tensor) -> Comparison {
-    if batched == alone {
-        return Comparison::Equal;
-    }
-    let same = batched.datatype() == alone.datatype() && batched.shape() == alone.shape();
-    let tolerance = tolerance(alone.datatype());
-    let (Some(batched), Some(alone)) = (floats(batched), floats(alone)) else { return Comparison::Different };
-    // Against the row's largest value: a tiny element beside large ones carries their rounding.
-    let scale =
-        alone.iter().filter(|value| value.is_finite()).fold(0.0, |scale: f64, value| scale.max(value.abs()));
-    let close = |(a, b): (&f64, &f64)| {
-        a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * scale
-    };
-    if same && batched.iter().zip(&alone).all(close) { Comparison::Close } else { Comparison::Different }
-}
-
-fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
-    let tensor = tensor.clone().aligned();
-    match tensor.datatype() {
-        DataType::Fp32 => {
-            tensor.as_slice::<f32>().map(|values| values.iter().map(|&value| value.into()).collect())
-        }
-        DataType::Fp64 => tensor.as_slice::<f64>().map(<[f64]>::to_vec),
-        DataType::Fp16 => {
-            tensor.as_slice::<f16>().map(|values| values.iter().map(|&value| value.into()).collect())
-        }
-        DataType::Bf16 => {
-            tensor.as_slice::<bf16>().map(|values| values.iter().map(|&value| value.into()).collect())
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]

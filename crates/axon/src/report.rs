@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::onnx::{ModelFile, runtime_version};
+use crate::plan::Candidate;
 use crate::probe::Batchable;
 use crate::repository::Model;
 use crate::signature::{Dimension, TensorSpec};
@@ -48,6 +49,12 @@ pub struct ModelReport {
     pub threads: usize,
     /// The most rows that are run together.
     pub max_batch_rows: usize,
+    /// What instances and threads were chosen for.
+    pub profile: &'static str,
+    /// Why they are as many.
+    pub chosen_because: String,
+    /// The splits of the cores that were compared; one, from `run_time`, when none were.
+    pub candidates: Vec<CandidateReport>,
     /// Whether ONNX Runtime keeps the memory of one run for the next.
     pub arena: bool,
 }
@@ -63,6 +70,25 @@ pub struct TensorReport {
     pub shape: Vec<i64>,
     /// The names of its dynamic dimensions, null for the others.
     pub dimension_names: Vec<Option<String>>,
+}
+
+/// A split of the cores, and what was measured of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CandidateReport {
+    /// Runs at once.
+    pub instances: usize,
+    /// Threads of one run.
+    pub threads: usize,
+    /// Rows of the batches that give the rate.
+    pub rows: usize,
+    /// Rows a second when all instances run such batches at once.
+    pub rows_per_second: f64,
+    /// The time of a run of one row, alone, in milliseconds.
+    pub single_milliseconds: f64,
+    /// The time of a run of such a batch, alone, in milliseconds.
+    pub batch_milliseconds: f64,
+    /// Whether it was chosen.
+    pub is_chosen: bool,
 }
 
 /// A point of the run-time curve.
@@ -112,7 +138,28 @@ impl ModelReport {
             instances: plan.instances,
             threads: plan.threads,
             max_batch_rows: plan.max_batch_rows.get(),
+            profile: model.config().profile.name(),
+            chosen_because: plan.because.to_string(),
+            candidates: plan
+                .why
+                .iter()
+                .map(|candidate| CandidateReport::new(candidate, candidate.split() == plan.split()))
+                .collect(),
             arena: plan.arena,
+        }
+    }
+}
+
+impl CandidateReport {
+    fn new(candidate: &Candidate, is_chosen: bool) -> Self {
+        Self {
+            instances: candidate.instances,
+            threads: candidate.threads,
+            rows: candidate.rows,
+            rows_per_second: candidate.rows_per_second,
+            single_milliseconds: candidate.single.as_secs_f64() * 1e3,
+            batch_milliseconds: candidate.full.as_secs_f64() * 1e3,
+            is_chosen,
         }
     }
 }

@@ -39,7 +39,7 @@ use turns::Turns;
 
 pub(crate) use events::Events;
 pub(crate) use follow::{Look, Watcher};
-pub use model::{Model, Plan};
+pub use model::Model;
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
 pub use ticket::Ticket;

@@ -77,9 +77,16 @@ def _print_tables(report: dict[str, Any]) -> None:
     for point in report["run_time"]:
         rate = point["rows"] / point["milliseconds"] * 1e3
         curve.add_row(str(point["rows"]), f"{point['milliseconds']:.3f}", f"{rate:,.0f}")
+    plan = Table(title="plans", box=box.SIMPLE)
+    for column in ("", "instances", "threads", "ms a row alone", "ms a batch", "rows", "rows/s, all instances"):
+        plan.add_column(column, justify="right")
+    for one in report["candidates"]:
+        times = (f"{one['single_milliseconds']:.3f}", f"{one['batch_milliseconds']:.3f}", str(one["rows"]))
+        chosen = "chosen" if one["is_chosen"] else ""
+        plan.add_row(chosen, str(one["instances"]), str(one["threads"]), *times, f"{one['rows_per_second']:,.0f}")
     # Written here and not by rich, which ends the process with 1 when the reader has gone.
     with console.capture() as capture:
-        for table in (facts, tensors, curve):
+        for table in (facts, tensors, curve, plan):
             console.print(table)
     print(capture.get(), end="")
 
@@ -94,7 +101,9 @@ def _facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "deterministic", deterministic
     if report["not_tried_because"]:
         yield "not tried", report["not_tried_because"]
-    yield "instances", f"{report['instances']} of {report['threads']} thread"
+    threads = "1 thread" if report["threads"] == 1 else f"{report['threads']} threads"
+    yield "instances", f"{report['instances']} of {threads}: {report['chosen_because']}"
+    yield "profile", report["profile"]
     yield "rows in a batch", f"up to {report['max_batch_rows']}"
     yield "memory", "kept from run to run" if report["arena"] else "given back after each run (shapes vary)"
 

@@ -82,6 +82,12 @@ def add_model_options(parser: Parser) -> None:
         metavar="N",
         help="threads that run each model, at most the cores granted (default: chosen at load)",
     )
+    model.add_argument(
+        "--profile",
+        choices=["throughput", "latency"],
+        default="throughput",
+        help="what instances and threads are chosen for (default: throughput)",
+    )
     batching = model.add_mutually_exclusive_group()
     batching.add_argument(
         "--batching",
@@ -124,5 +130,6 @@ def model_config(chosen: argparse.Namespace) -> ModelConfig:
         latency_target_s=chosen.latency_target,
         batching=chosen.batching,
         instances=chosen.instances,
+        profile=chosen.profile,
         device=chosen.device,
     )

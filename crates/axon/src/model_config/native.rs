@@ -8,13 +8,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
-use super::parameters::{BATCHING, LATENCY_TARGET};
+use super::parameters::{BATCHING, LATENCY_TARGET, PROFILE};
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "name",
     "backend",
     "file",
@@ -23,6 +23,7 @@ const KEYS: [&str; 22] = [
     "batching",
     "latency_target_ms",
     "instances",
+    "profile",
     "max_queue_size",
     "timeout_ms",
     "allow_timeout_override",
@@ -118,13 +119,17 @@ impl Reader<'_> {
                 "name" | "backend" => self.copy(key, key, item, text)?,
                 "file" => self.copy("default_model_filename", key, item, text)?,
                 "max_batch_size" => self.copy(key, key, item, integer)?,
-                "batching" => self.parameter(BATCHING, key, item, text)?,
-                "latency_target_ms" => self.parameter(LATENCY_TARGET, key, item, number)?,
+                "batching" => self.known_parameter(BATCHING, key, item, text)?,
+                "latency_target_ms" => self.known_parameter(LATENCY_TARGET, key, item, number)?,
                 "versions" => self.versions(item)?,
                 "instances" => {
                     self.note("instance_group[0].count", key, item);
                     let count = integer(key, item)?;
                     self.fields.insert("instance_group".to_owned(), json!([{ "count": count }]));
+                }
+                "profile" => {
+                    let value = text(key, item)?.as_str().unwrap_or_default().to_owned();
+                    self.parameter((PROFILE, value), key, item);
                 }
                 "max_queue_size" => self.policy("max_queue_size", key, item, natural)?,
                 "timeout_ms" => {
@@ -264,10 +269,8 @@ impl Reader<'_> {
 
     fn parameters(&mut self, key: &str, item: &Item<'_>) -> Result<()> {
         self.note("parameters", key, item);
-        let mut parameters = Map::new();
         for (name, item) in table(key, item)? {
             let inner = format!("parameters.{}", name.get_ref().escape_debug());
-            self.note(&inner, &inner, item);
             let value = match item.get_ref() {
                 DeValue::String(text) => text.to_string(),
                 DeValue::Integer(number) => number.to_string(),
@@ -275,32 +278,30 @@ impl Reader<'_> {
                 DeValue::Boolean(value) => value.to_string(),
                 _ => return Err(wrong(item, &inner, "a string, a number or a boolean")),
             };
-            parameters.insert(name.get_ref().to_string(), json!({ "string_value": value }));
+            self.parameter((name.get_ref(), value), &inner, item);
         }
-        self.add_parameters(parameters);
         Ok(())
     }
 
-    /// Triton's description has no field for it.
-    fn parameter(
+    /// One of the parameters for which Triton's description has no field.
+    fn known_parameter(
         &mut self,
         name: &str,
         key: &str,
         item: &Item<'_>,
         read: fn(&str, &Item<'_>) -> Result<Value>,
     ) -> Result<()> {
-        self.note(&format!("parameters.{name}"), key, item);
         let value = read(key, item)?;
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        self.add_parameters(Map::from_iter([(name.to_owned(), json!({ "string_value": value }))]));
+        self.parameter((name, value), key, item);
         Ok(())
     }
 
-    fn add_parameters(&mut self, parameters: Map<String, Value>) {
-        let known = self.fields.entry("parameters").or_insert_with(|| json!({}));
-        if let Value::Object(known) = known {
-            known.extend(parameters);
-        }
+    /// One of the parameters, which is written as `key`.
+    fn parameter(&mut self, (name, value): (&str, String), key: &str, item: &Item<'_>) {
+        self.note(&format!("parameters.{}", name.escape_debug()), key, item);
+        let parameters = self.fields.entry("parameters").or_insert_with(|| json!({}));
+        parameters[name] = json!({ "string_value": value });
     }
 
     fn sequence(&mut self, item: &Item<'_>) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Backend;
 use super::check::Checker;
 use super::fields::Fields;
-use crate::config::{Batching, MAX_TIMEOUT};
+use crate::config::{Batching, MAX_TIMEOUT, Profile};
 use crate::error::{Echo, Result};
 
 /// How long each run of the backend `identity` takes.
@@ -21,6 +21,9 @@ pub(super) const BATCHING: &str = "axon_batching";
 /// `model.toml`.
 pub(super) const LATENCY_TARGET: &str = "latency_target_ms";
 
+/// What instances and threads are chosen for; `profile` in `model.toml`.
+pub(super) const PROFILE: &str = "axon_profile";
+
 /// What the parameters say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parameters {
@@ -30,6 +33,8 @@ pub(super) struct Parameters {
     pub batching: Option<Batching>,
     /// The time within which requests are to be answered that do not say.
     pub latency_target: Option<Duration>,
+    /// What instances and threads are chosen for.
+    pub profile: Option<Profile>,
 }
 
 impl Checker<'_> {
@@ -48,6 +53,13 @@ impl Checker<'_> {
                 }
                 EXECUTE_DELAY if backend == Some(Backend::Identity) => {
                     read.execute_delay = self.execute_delay(value)?;
+                }
+                PROFILE => {
+                    let parsed = value.parse().map_err(|_| {
+                        let problem = format_args!("expected `throughput` or `latency`, got {}", Echo(value));
+                        self.error(&format!("parameters.{PROFILE}"), problem)
+                    })?;
+                    read.profile = Some(parsed);
                 }
                 LATENCY_TARGET => read.latency_target = Some(self.latency_target(value)?),
                 _ => self.unused(&format!("parameters.{}", name.escape_debug())),

@@ -1,5 +1,7 @@
 //! The probe with made-up models, whose functions are known.
 
+use synapse::DataType;
+
 use super::*;
 use crate::signature::TensorSpec;
 
@@ -135,8 +137,7 @@ fn the_knee_is_where_growing_stops_paying() {
             duration: Duration::from_micros(micros),
         });
         let batchable = Batchable::Yes { bitwise: true };
-        let findings =
-            Findings { batchable, deterministic: Some(true), curve: curve.collect(), not_run: None };
+        let findings = Findings { curve: curve.collect(), ..Findings::untried(batchable) };
         assert_eq!(findings.knee(), expected, "{durations_us:?}");
     };
     check(&[], 1);

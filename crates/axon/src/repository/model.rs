@@ -10,53 +10,17 @@ use super::reaper::Departure;
 use super::scan::Found;
 use super::sequencer::{Sequencer, Slots};
 use super::ticket::{Place, Ticket};
-use crate::config::{Batching, Device, MAX_TIMEOUT, ModelConfig, granted_cores};
+use crate::config::{Batching, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
 use crate::metrics::ModelStatistics;
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
+use crate::plan::{Lab, Load, Plan, Question, choose};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
 use crate::scheduler::{Limits, Output, Rules, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
-
-/// A run shorter than this is dominated by what surrounds it: one instance in four cores keeps up with the wire, and
-/// more would only take its cores.
-const TINY_RUN: Duration = Duration::from_micros(100);
-
-/// How a model is run, chosen at load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Threads that run the model, each a batch at a time.
-    pub instances: usize,
-    /// Threads of one run.
-    pub threads: usize,
-    /// The most rows that are run together; 1 when the model is not batched.
-    pub max_batch_rows: NonZeroUsize,
-    /// Whether ONNX Runtime keeps the memory of one run for the next.
-    pub arena: bool,
-}
-
-impl Plan {
-    /// Never more threads than `cores`. One thread a run: two callers of one thread each beat one caller of two
-    /// threads by 3 to 37 % in throughput, and idle threads that spin cost more than they save.
-    /// **Source:** measured with ONNX Runtime 1.31; see `docs/decisions/0002`.
-    fn choose(config: &ModelConfig, findings: &Findings, arena: bool, cores: NonZeroUsize) -> Self {
-        let tiny = findings.single().is_some_and(|single| single < TINY_RUN);
-        let chosen = match config.device {
-            // One caller for each session of a provider that is not the CPU's, and one session of it.
-            Device::Cuda => 1,
-            Device::Cpu if tiny => (cores.get() / 4).max(1),
-            Device::Cpu => cores.get(),
-        };
-        let instances = config.instances.map_or(chosen, NonZeroUsize::get);
-        let instances = if config.device == Device::Cuda { 1 } else { instances.min(cores.get()) };
-        let batched = findings.batchable.shares_runs() && config.batching != Batching::Off;
-        let knee = NonZeroUsize::new(findings.knee()).unwrap_or(NonZeroUsize::MIN);
-        Self { instances, threads: 1, max_batch_rows: if batched { knee } else { NonZeroUsize::MIN }, arena }
-    }
-}
 
 /// A version that is ready.
 pub struct Model {
@@ -95,7 +59,10 @@ impl Prepared {
     fn onnx(found: &Found, path: &Path, config: &ModelConfig) -> Result<Self> {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
-        let session = Session::load(path, SessionOptions { device: config.device, threads: 1, arena })?;
+        let load = |threads| Session::load(path, SessionOptions { device: config.device, threads, arena });
+        let started = Instant::now();
+        let session = load(1)?;
+        let cost = Load { duration: started.elapsed(), bytes: outline.size };
         let fit = found.configuration.fit(session.signature())?;
         let mut findings = probe(session.signature(), &mut Arc::clone(&session), config.batching);
         if let Some(reason) = &findings.not_run {
@@ -109,15 +76,24 @@ impl Prepared {
             findings.batchable = Batchable::No("its configuration says max_batch_size 0".to_owned());
         }
         warn_of_insistence(found, &findings, config.batching);
-        let plan = Plan::choose(config, &findings, arena, granted_cores());
-        let layout = fit.layout.clone().map(Arc::new);
-        let executor = || match &layout {
-            Some(layout) => {
-                Box::new(Arranged::new(Arc::clone(&session), Arc::clone(layout))) as Box<dyn Executor>
-            }
-            None => Box::new(Arc::clone(&session)),
+        let question = Question {
+            config,
+            findings: &findings,
+            max_rows: fit.max_batch_size,
+            arena,
+            cores: granted_cores(),
         };
-        let executors = (0..plan.instances).map(|_| executor()).collect();
+        let mut lab = Lab::new(session, cost, &findings.sample, load);
+        let plan = choose(&question, &mut lab);
+        let sessions = lab.into_executors(plan.split())?;
+        // Only the trials need it.
+        findings.sample = Vec::new();
+        let layout = fit.layout.clone().map(Arc::new);
+        let executor = |session| match &layout {
+            Some(layout) => Box::new(Arranged::new(session, Arc::clone(layout))) as Box<dyn Executor>,
+            None => Box::new(session),
+        };
+        let executors = sessions.into_iter().map(executor).collect();
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { outline: Some(outline), fit, findings, plan, file_name, executors })
     }
@@ -138,13 +114,8 @@ impl Prepared {
             None => Batchable::No("its configuration says max_batch_size 0".to_owned()),
         };
         let curve = vec![CurvePoint { rows: 1, duration: delay }];
-        let findings = Findings { batchable, deterministic: Some(true), curve, not_run: None };
-        let plan = Plan {
-            instances: configuration.instances().map_or(1, NonZeroUsize::get),
-            threads: 1,
-            max_batch_rows: fit.max_batch_size.unwrap_or(NonZeroUsize::MIN),
-            arena: false,
-        };
+        let findings = Findings { deterministic: Some(true), curve, ..Findings::untried(batchable) };
+        let plan = Plan::waiting(configuration.instances(), fit.max_batch_size.unwrap_or(NonZeroUsize::MIN));
         let executors =
             (0..plan.instances).map(|_| Box::new(Identity::new(delay)) as Box<dyn Executor>).collect();
         Ok(Self { outline: None, fit, findings, plan, file_name: String::new(), executors })
@@ -166,11 +137,8 @@ impl Model {
             Backend::OnnxRuntime => Prepared::onnx(found, &path, &config)?,
             Backend::Identity => Prepared::identity(found)?,
         };
-        let Prepared { outline, fit, findings, mut plan, file_name, executors } = prepared;
+        let Prepared { outline, fit, findings, plan, file_name, executors } = prepared;
         let is_batched = fit.may_batch;
-        if let Some(rows) = fit.max_batch_size {
-            plan.max_batch_rows = plan.max_batch_rows.min(rows);
-        }
         let chosen = Chosen {
             name: &found.name,
             file_name: &file_name,
@@ -407,6 +375,7 @@ fn configured(config: &ModelConfig, configuration: &ModelConfiguration) -> Model
     config.instances = configuration.instances().or(config.instances);
     config.latency_target = configuration.latency_target().or(config.latency_target);
     config.batching = configuration.batching().unwrap_or(config.batching);
+    config.profile = configuration.profile().unwrap_or(config.profile);
     config
 }
 

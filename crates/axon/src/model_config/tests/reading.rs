@@ -203,6 +203,8 @@ fn what_the_native_file_does_not_know_is_told_with_its_place() {
     check("timeout_ms = 300001", "1:14: timeout_ms: expected at most 300000000, got 300001000");
     check("instances = 0", "1:13: instances: expected 1 to 256, got 0");
     check("instances = 10000", "1:13: instances: expected 1 to 256, got 10000");
+    check("profile = \"fast\"", "1:11: profile: expected `throughput` or `latency`, got `fast`");
+    check("profile = 1", "1:11: profile: expected a string, got a value of type integer");
     check(
         "[inputs.x]\nshape = [3]\ndatatype = \"FP23\"",
         "3:12: inputs.x.datatype: did you mean `FP32`; got `FP23`",
@@ -371,4 +373,36 @@ fn an_owner_says_in_either_file_whether_requests_share_a_run() {
     assert!(error.contains(expected), "{error}");
     let error = ModelConfiguration::from_toml("batching = \"yes\"").unwrap_err();
     assert!(error.message().contains("batching: expected `auto`, `off` or `always`"), "{error}");
+}
+
+#[test]
+fn the_latency_target_is_read_from_both_files() {
+    let ms = |milliseconds| Some(Duration::from_micros(milliseconds));
+    assert_eq!(toml("latency_target_ms = 2.5").latency_target(), ms(2500));
+    assert_eq!(toml("latency_target_ms = 10").latency_target(), ms(10_000));
+    let parameter = |value: &str| {
+        format!("parameters {{ key: \"latency_target_ms\" value {{ string_value: \"{value}\" }} }}")
+    };
+    assert_eq!(pbtxt(&parameter("10")).latency_target(), ms(10_000));
+    for wrong in ["0", "-1", "nan", "300001", "x"] {
+        let error = pbtxt_error(&parameter(wrong));
+        let expected = format!(
+            "parameters.latency_target_ms: expected milliseconds, more than 0 to 300000, got `{wrong}`"
+        );
+        assert!(error.contains(&expected), "{error}");
+    }
+}
+
+#[test]
+fn the_profile_is_read_from_both_files() {
+    let profile = |configuration: ModelConfiguration| configuration.profile();
+    assert_eq!(profile(toml("max_batch_size = 1")), None);
+    let native = toml("profile = \"latency\"\n[parameters]\nother = 1");
+    let parameters =
+        json!({ "axon_profile": { "string_value": "latency" }, "other": { "string_value": "1" } });
+    assert_eq!(native.to_json()["parameters"], parameters);
+    assert_eq!(profile(native), Some(Profile::Latency));
+    let triton = r#"parameters { key: "axon_profile" value { string_value: "throughput" } }"#;
+    let triton = pbtxt(triton);
+    assert_eq!((triton.profile(), triton.warnings().len()), (Some(Profile::Throughput), 0));
 }
