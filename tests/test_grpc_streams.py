@@ -68,13 +68,17 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_run(server: Serve
         let_it_be_read(service)
         with pytest.raises(InferenceServerException) as caught:
             client.infer("slow", [tensor("x", rolling(1))], client_timeout=0.05)
-        assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        assert caught.value.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
         # By the server's own clock: the caller waits for what it says.
         impatient = slow_request(1, parameters=parameters(timeout=20_000))
         with pytest.raises(grpc.RpcError) as told:
             service.ModelInfer(impatient, timeout=PATIENCE_S)
-        assert told.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "was not run" in told.value.details()
+        # At once where the long run's end is foretold, else when the time is over.
+        if told.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            assert "was not run" in told.value.details()
+        else:
+            assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "longer than the request may wait" in told.value.details()
         assert not running.done(), f"{LONG} rows run for too short a time to tell"
         assert_rolled(running.result(PATIENCE_S), LONG)
         assert_rolled(service.ModelInfer(slow_request(2)), 2)

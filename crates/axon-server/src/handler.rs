@@ -20,6 +20,7 @@ use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
 use crate::connection::Answer;
+use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
@@ -168,6 +169,7 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
             app.server.model(name, version)?;
             health(app, &json!({ "name": name, "ready": true }))
         }
+        ModelVerb::Explain => document(&explain::explain(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::Infer => infer::infer(app, asked, incoming).await,
         ModelVerb::TraceSetting => {

@@ -11,6 +11,7 @@ mod body;
 pub mod codec;
 pub mod compat;
 mod connection;
+mod explain;
 mod grpc;
 mod handler;
 mod host;

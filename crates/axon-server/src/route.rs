@@ -70,6 +70,8 @@ pub enum ModelVerb {
     Config,
     /// Its statistics.
     Statistics,
+    /// What was learned of it.
+    Explain,
     /// How it is traced.
     TraceSetting,
 }
@@ -206,6 +208,7 @@ fn model_verb(rest: &[&str]) -> Option<ModelVerb> {
         ["generate_stream"] => Some(ModelVerb::GenerateStream),
         ["config"] => Some(ModelVerb::Config),
         ["stats"] => Some(ModelVerb::Statistics),
+        ["explain"] => Some(ModelVerb::Explain),
         ["trace", "setting"] => Some(ModelVerb::TraceSetting),
         _ => None,
     }

@@ -139,10 +139,12 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             return Ok(false);
         }
         let idle = self.queue.length == 0 && self.running.is_empty();
-        if idle && self.estimate(key).is_doubtful(left, now) {
+        let estimator = self.estimate(key);
+        if idle && estimator.is_doubtful(left, now) {
             return Ok(true);
         }
-        Err(Rejected::PredictedMiss { wait })
+        let run = estimator.bound(rows);
+        Err(if run > left { Rejected::TooShort { run } } else { Rejected::PredictedMiss { wait } })
     }
 
     /// From `now` to the answer of a request that would arrive, when all goes well.

@@ -12,6 +12,7 @@
 
 mod attendance;
 mod instance;
+mod load;
 mod timer;
 
 use std::panic::AssertUnwindSafe;
@@ -32,8 +33,10 @@ use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
 use attendance::{Caller, Runs};
+use load::{ArrivalRate, Refusals, predicted_p99};
 
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
+pub use load::{Load, Refusal};
 pub use timer::Timer;
 
 /// The outputs of one request, in the model's order.
@@ -117,6 +120,7 @@ struct State {
     running: usize,
     /// When the timer looks at this queue next.
     armed: Option<Instant>,
+    arrivals: ArrivalRate,
 }
 
 struct Shared {
@@ -129,6 +133,7 @@ struct Shared {
     /// What the instances run at present.
     runs: Runs,
     statistics: Arc<ModelStatistics>,
+    refusals: Refusals,
     timer: Arc<Timer>,
 }
 
@@ -148,6 +153,7 @@ impl Shared {
 
     /// Counts a request whose caller has gone, and answers nothing.
     fn forget(&self, request: Pending) {
+        self.refusals.add(Refusal::Cancelled);
         let waited = request.arrived.elapsed();
         self.statistics.fail.add(waited);
         self.statistics.cancel.add(waited);
@@ -156,16 +162,26 @@ impl Shared {
 
     /// Answers what will not be run.
     fn refuse(&self, expired: Vec<Pending>, shed: Vec<Pending>, now: Instant) {
-        self.fail(expired, now, expired_after);
-        self.fail(shed, now, |waited| {
+        self.fail(expired, Refusal::Expired, now, expired_after);
+        self.fail(shed, Refusal::PredictedMiss, now, |waited| {
             let wait = format!("given up after {} ms in the queue", waited.as_millis());
             missed(format_args!("{wait}: it could not be answered in time any more"), waited)
         });
     }
 
-    fn fail(&self, requests: Vec<Pending>, now: Instant, error: impl Fn(Duration) -> Error) {
+    fn fail(
+        &self,
+        requests: Vec<Pending>,
+        refusal: Refusal,
+        now: Instant,
+        error: impl Fn(Duration) -> Error,
+    ) {
+        if !requests.is_empty() {
+            self.lock().arrivals.refuse(refusal, now);
+        }
         for Pending { inputs, arrived, reply, .. } in requests {
             drop(inputs);
+            self.refusals.add(refusal);
             let waited = now.duration_since(arrived);
             self.statistics.fail.add(waited);
             reply.send(Err(error(waited)));
@@ -214,6 +230,14 @@ fn rejection(reason: Rejected, batcher: &Batcher<BatchKey, Pending>) -> Error {
             ),
             batcher.backlog(),
         ),
+        Rejected::TooShort { run } => Error::new(
+            ErrorKind::DeadlineExceeded,
+            format!(
+                "a run takes about {} ms, longer than the request may wait; it was not run",
+                run.as_millis()
+            ),
+        )
+        .because(Reason::Expired),
         Rejected::Expired => Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already")
             .because(Reason::Expired),
         Rejected::Closed => Error::shutting_down(),
@@ -241,7 +265,13 @@ impl Scheduler {
         timer: Arc<Timer>,
     ) -> Result<Self> {
         let rules = Rules { instances: executors.len().max(1), ..config.rules };
-        let state = State { batcher: Batcher::new(rules), idle: 0, running: 0, armed: None };
+        let state = State {
+            batcher: Batcher::new(rules),
+            idle: 0,
+            running: 0,
+            armed: None,
+            arrivals: ArrivalRate::new(Instant::now()),
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -249,6 +279,7 @@ impl Scheduler {
             closing: AtomicBool::new(false),
             runs: Runs::new(executors.len()),
             statistics,
+            refusals: Refusals::default(),
             timer,
         });
         let scheduler = Self {
@@ -284,19 +315,30 @@ impl Scheduler {
         let pending = Pending { inputs, delay, rows, arrived: now, deadline, caller, reply };
         let waiting = Waiting { key, class, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
+        state.arrivals.add(rows, now);
         match state.batcher.push(waiting, now) {
             Ok(batcher::Accepted { id, displaced }) => {
                 if state.idle == 0 {
                     timer::arm(&self.shared, &mut state);
                 }
                 drop(state);
-                self.shared.fail(displaced, now, |waited| {
+                self.shared.fail(displaced, Refusal::Displaced, now, |waited| {
                     missed(format_args!("a more urgent request took its place in the queue"), waited)
                 });
                 Ok(Accepted { id, caller: accepted })
             }
             Err(Refused { reason, request: pending }) => {
                 let error = rejection(reason, &state.batcher);
+                let refusal = match reason {
+                    Rejected::QueueFull | Rejected::QueueBytesFull => Some(Refusal::QueueFull),
+                    Rejected::PredictedMiss { .. } => Some(Refusal::PredictedMiss),
+                    Rejected::TooShort { .. } | Rejected::Expired => Some(Refusal::Expired),
+                    Rejected::Closed => None,
+                };
+                if let Some(refusal) = refusal {
+                    state.arrivals.refuse(refusal, now);
+                    self.shared.refusals.add(refusal);
+                }
                 drop(state);
                 pending.reply.forget();
                 self.shared.statistics.fail.add(Duration::ZERO);
@@ -305,10 +347,27 @@ impl Scheduler {
         }
     }
 
-    /// What has been learned of the model's runs.
+    /// What is known of the load, and what has been learned of the model's runs.
     #[must_use]
-    pub fn learned(&self) -> Learned {
-        self.shared.lock().batcher.estimator().learned()
+    pub fn load(&self) -> Load {
+        let now = Instant::now();
+        let state = self.shared.lock();
+        let (batcher, arrivals) = (&state.batcher, state.arrivals.read(now));
+        let rows = batcher.rules().limits.max_batch_rows.get();
+        let (learned, capacity) = (batcher.estimator().learned(), batcher.capacity());
+        Load {
+            full_batch: batcher.estimator().predict(rows),
+            max_batch_rows: rows,
+            arrivals,
+            capacity,
+            waiting: batcher.len(),
+            waiting_bytes: batcher.bytes(),
+            running: state.running,
+            predicted_p99: predicted_p99(&learned, arrivals, capacity, rows),
+            learned,
+            refusals: self.shared.refusals.read(),
+            refusing: state.arrivals.refusing(now),
+        }
     }
 
     /// Wakes an idle instance when requests wait.

@@ -92,6 +92,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .gives(Body::Json("ModelConfig")).fails(FINDING),
     get(MODELS, "/v2/models/{model}/stats", "getModelStatistics", "A model's counters")
         .gives(Body::Json("Statistics")).fails(FINDING),
+    get(MODELS, "/v2/models/{model}/explain", "explainModel", "What was learned of a model, its load, and what was refused")
+        .gives(Body::Json("Explanation")).fails(FINDING),
     get(MODELS, "/v2/models/stats", "getStatistics", "The counters of all models").gives(Body::Json("Statistics")),
 
     get(SERVER, "/v2/health/live", "isLive", "Whether the process answers").gives(Body::Json("ServerLive")),

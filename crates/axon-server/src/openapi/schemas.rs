@@ -372,6 +372,7 @@ fn server() -> Schemas {
         ("ServerLive", object(&["live"], json!({ "live": flag() }))),
         ("ServerReady", object(&["ready"], json!({ "ready": flag() }))),
         ("ModelReady", object(&["name", "ready"], json!({ "name": text(), "ready": flag() }))),
+        ("Explanation", described("docs/scheduling.md says what is in it.", json!({ "type": "object" }))),
         ("Document", described("An OpenAPI document.", json!({ "type": "object" }))),
     ]
 }

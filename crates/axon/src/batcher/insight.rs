@@ -32,6 +32,12 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         estimator.rate(self.most_rows(estimator)) * self.rules.instances as f64
     }
 
+    /// Rows that the instances run in a second at best.
+    #[must_use]
+    pub fn capacity(&self) -> f64 {
+        self.estimator.rate(self.most_rows(&self.estimator)) * self.rules.instances as f64
+    }
+
     /// What has been learned of the runs of a shape.
     #[must_use]
     pub fn estimator_of(&self, key: &K) -> &Estimator {

@@ -146,10 +146,10 @@ fn a_request_that_expired_is_never_run() {
 #[test]
 fn what_would_be_late_is_refused_at_arrival() {
     let mut queue = Fixture::timed(1, 10, 0);
-    assert_eq!(queue.push(0, 0, 1, 9), Err(Rejected::PredictedMiss { wait: ms(10) }));
+    assert_eq!(queue.push(0, 0, 1, 9), Err(Rejected::TooShort { run: ms(10) }));
     queue.push(1, 0, 1, 10).unwrap();
     // One that comes first moves back those who wait already: only its own deadline is looked at.
-    queue.push(2, 0, 1, 10).unwrap_err();
+    assert_eq!(queue.push(2, 0, 1, 10), Err(Rejected::PredictedMiss { wait: ms(20) }));
     queue.push(3, 0, 1, 20).unwrap();
     let batch = queue.batcher.poll(queue.start, true).batch.unwrap();
     assert_eq!(batch.requests, [1]);

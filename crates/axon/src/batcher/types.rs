@@ -109,6 +109,11 @@ pub enum Rejected {
         /// From now to its answer.
         wait: Duration,
     },
+    /// Its run alone takes longer than there is time, whatever else waits: trying again later does not help.
+    TooShort {
+        /// What its run takes.
+        run: Duration,
+    },
     /// The deadline is not after `now`.
     Expired,
     /// The queue has been closed.

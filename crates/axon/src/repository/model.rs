@@ -257,6 +257,12 @@ impl Model {
         &self.statistics
     }
 
+    /// What is known of its load.
+    #[must_use]
+    pub fn load_now(&self) -> crate::scheduler::Load {
+        self.scheduler.load()
+    }
+
     /// The requests that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

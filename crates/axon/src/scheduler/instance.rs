@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use synapse::{Tensor, concat_rows, split_rows};
 
 use super::attendance::Attendance;
-use super::{Output, Pending, Shared, expired_after, timer};
+use super::{Output, Pending, Refusal, Shared, expired_after, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Run};
@@ -101,7 +101,7 @@ impl Instance<'_> {
                 self.shared.forget(request);
             }
         }
-        self.shared.fail(expired, now, expired_after);
+        self.shared.fail(expired, Refusal::Expired, now, expired_after);
         attendance.leave();
         self.shared.runs.set(self.index, Some(&attendance));
         (attendance, waiting)
@@ -167,7 +167,11 @@ impl Instance<'_> {
                 continue;
             }
             let queue = started.duration_since(request.arrived);
-            let total = request.arrived.elapsed();
+            let now = Instant::now();
+            if now > request.deadline {
+                self.shared.refusals.add(Refusal::Late);
+            }
+            let total = now.duration_since(request.arrived);
             self.shared.statistics.add_success(request.rows, queue, phases, total);
             request.reply.send(Ok(Output { tensors, timing: Timing { queue, ..timing }, phases }));
         }

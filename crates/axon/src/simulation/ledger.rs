@@ -73,6 +73,8 @@ type Lanes = BTreeMap<u8, BTreeSet<Place>>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Foretold {
     wait: Duration,
+    /// Of which its own run.
+    run: Duration,
     /// Nothing waits or runs, and the foretelling is in doubt.
     may_probe: bool,
 }
@@ -141,10 +143,11 @@ impl Ledger {
         let ahead = self.lanes.values().flatten().filter(|other| **other < place);
         let rows: usize = ahead.map(|&(_, _, ticket)| self.records[ticket.0].rows).sum();
         let ahead = Duration::from_secs_f64(rows as f64 / batcher.rate(&request.key));
-        let wait = residual + ahead + estimator.bound(request.rows);
+        let run = estimator.bound(request.rows);
+        let wait = residual + ahead + run;
         let left = request.deadline.saturating_duration_since(now);
         let may_probe = self.waiting() == 0 && self.runs.is_empty() && estimator.is_doubtful(left, now);
-        Foretold { wait, may_probe }
+        Foretold { wait, run, may_probe }
     }
 
     /// A request was pushed at `now`, with this result.
@@ -212,12 +215,22 @@ impl Ledger {
         let class_full = self.rules.class_sizes.get(&class).is_some_and(|most| of_class >= most.get());
         let left = deadline.saturating_duration_since(now);
         let late = match told {
-            Some(Rejected::PredictedMiss { .. }) => foretold.wait + ROUNDING > left,
+            Some(Rejected::PredictedMiss { .. } | Rejected::TooShort { .. }) => {
+                foretold.wait + ROUNDING > left
+            }
             _ => foretold.wait > left + ROUNDING,
         };
         let full = length >= self.rules.limits.max_queue_size.get();
         let bytes_full = length > 0 && held + bytes > self.rules.limits.max_queue_bytes;
-        let miss = Rejected::PredictedMiss { wait: foretold.wait };
+        let too_short = match told {
+            Some(Rejected::TooShort { .. }) => foretold.run + ROUNDING > left,
+            _ => foretold.run > left + ROUNDING,
+        };
+        let miss = if too_short {
+            Rejected::TooShort { run: foretold.run }
+        } else {
+            Rejected::PredictedMiss { wait: foretold.wait }
+        };
         let reasons = [
             (self.closed, Rejected::Closed, Invariant::ClosedForGood),
             (deadline <= now, Rejected::Expired, Invariant::NotLate),
@@ -249,7 +262,7 @@ impl Ledger {
         match reason {
             Rejected::QueueFull => &mut self.report.refused_queue_full,
             Rejected::QueueBytesFull => &mut self.report.refused_queue_bytes_full,
-            Rejected::PredictedMiss { .. } => &mut self.report.refused_predicted,
+            Rejected::PredictedMiss { .. } | Rejected::TooShort { .. } => &mut self.report.refused_predicted,
             Rejected::Expired => &mut self.report.refused_expired,
             Rejected::Closed => &mut self.report.refused_closed,
         }

@@ -1,0 +1,181 @@
+//! What a queue's load is, and what was refused for which reason; for whoever explains it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::batcher::Learned;
+
+/// How soon the arrival rate forgets.
+const MEMORY: f64 = 1.0;
+/// A refusal is the present state of things for so long.
+const PRESENT: Duration = Duration::from_secs(1);
+
+/// Why a request was not run, or not in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue was full.
+    QueueFull,
+    /// The answer would have been late: refused at arrival, or given up in the queue.
+    PredictedMiss,
+    /// A more urgent request took its place.
+    Displaced,
+    /// Its deadline passed in the queue.
+    Expired,
+    /// Its caller went away.
+    Cancelled,
+    /// It was answered, after its deadline.
+    Late,
+}
+
+impl Refusal {
+    /// All, in the order in which they are counted.
+    pub const ALL: [Self; 6] =
+        [Self::QueueFull, Self::PredictedMiss, Self::Displaced, Self::Expired, Self::Cancelled, Self::Late];
+
+    /// The name in documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::PredictedMiss => "predicted_miss",
+            Self::Displaced => "displaced",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Late => "late",
+        }
+    }
+}
+
+/// Counters by reason; they only grow.
+#[derive(Debug, Default)]
+pub(super) struct Refusals([AtomicU64; Refusal::ALL.len()]);
+
+impl Refusals {
+    pub(super) fn add(&self, refusal: Refusal) {
+        self.0[refusal as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Vec<(Refusal, u64)> {
+        Refusal::ALL.into_iter().map(|refusal| (refusal, self.0[refusal as usize].load(Relaxed))).collect()
+    }
+}
+
+/// Arrivals per second, those of the last second mostly.
+#[derive(Debug)]
+pub(super) struct ArrivalRate {
+    rows: f64,
+    at: Instant,
+    refused: Option<(Instant, Refusal)>,
+}
+
+impl ArrivalRate {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { rows: 0.0, at: now, refused: None }
+    }
+
+    pub(super) fn add(&mut self, rows: usize, now: Instant) {
+        self.rows = self.read(now) + rows as f64 / MEMORY;
+        self.at = now;
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal, now: Instant) {
+        self.refused = Some((now, refusal));
+    }
+
+    pub(super) fn read(&self, now: Instant) -> f64 {
+        self.rows * (-now.saturating_duration_since(self.at).as_secs_f64() / MEMORY).exp()
+    }
+
+    pub(super) fn refusing(&self, now: Instant) -> Option<Refusal> {
+        self.refused
+            .filter(|(at, _)| now.saturating_duration_since(*at) < PRESENT)
+            .map(|(_, refusal)| refusal)
+    }
+}
+
+/// What a scheduler knows of its load.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// What was learned of the model's runs.
+    pub learned: Learned,
+    /// The time of a run of a full batch.
+    pub full_batch: Duration,
+    /// The most rows of a batch.
+    pub max_batch_rows: usize,
+    /// Rows that arrive in a second.
+    pub arrivals: f64,
+    /// Rows that the instances run in a second at best.
+    pub capacity: f64,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Their input bytes.
+    pub waiting_bytes: usize,
+    /// Requests that run.
+    pub running: usize,
+    /// What 99 of 100 requests take at this rate: a run that is under way and their own. `None` beyond the capacity.
+    pub predicted_p99: Option<Duration>,
+    /// How many were refused, by reason.
+    pub refusals: Vec<(Refusal, u64)>,
+    /// The reason for which a request was refused in the last second.
+    pub refusing: Option<Refusal>,
+}
+
+/// What 99 of 100 requests take when `arrivals` rows come in a second, of which the model runs `capacity` at best.
+///
+/// Batches grow until a run takes as long as its next batch needs to arrive: n = arrivals · l(n).
+pub(super) fn predicted_p99(
+    learned: &Learned,
+    arrivals: f64,
+    capacity: f64,
+    most: usize,
+) -> Option<Duration> {
+    if arrivals >= capacity {
+        return None;
+    }
+    let (per_row, fixed) = (learned.per_row.as_secs_f64(), learned.fixed.as_secs_f64());
+    let rows = (arrivals * fixed / (1.0 - arrivals * per_row).max(1e-9)).clamp(1.0, most as f64);
+    Duration::try_from_secs_f64(2.0 * (fixed + per_row * rows) * learned.margin).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_follows_what_comes_and_is_forgotten() {
+        let start = Instant::now();
+        let mut rate = ArrivalRate::new(start);
+        for arrival in 0..5000_u64 {
+            rate.add(1, start + Duration::from_millis(arrival));
+        }
+        let now = start + Duration::from_secs(5);
+        assert!((rate.read(now) - 1000.0).abs() < 20.0, "{}", rate.read(now));
+        assert!(rate.read(now + Duration::from_secs(10)) < 1.0);
+    }
+
+    #[test]
+    fn the_p99_is_two_runs_and_has_no_value_beyond_the_capacity() {
+        let learned = Learned {
+            per_row: Duration::from_micros(100),
+            fixed: Duration::from_millis(1),
+            margin: 1.0,
+            runs: 100,
+            table: Vec::new(),
+        };
+        let idle = predicted_p99(&learned, 0.0, 8649.0, 64).unwrap();
+        assert_eq!(idle.as_micros(), 2200);
+        let half = predicted_p99(&learned, 5000.0, 8649.0, 64).unwrap();
+        assert_eq!(half.as_micros(), 4000);
+        assert_eq!(predicted_p99(&learned, 9000.0, 8649.0, 64), None);
+    }
+
+    #[test]
+    fn reasons_are_counted_apart() {
+        let refusals = Refusals::default();
+        for (count, refusal) in Refusal::ALL.into_iter().enumerate() {
+            (0..=count).for_each(|_| refusals.add(refusal));
+        }
+        let read: Vec<u64> = refusals.read().into_iter().map(|(_, count)| count).collect();
+        assert_eq!(read, [1, 2, 3, 4, 5, 6]);
+    }
+}

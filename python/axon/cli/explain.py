@@ -1,0 +1,92 @@
+"""`axon explain`: why a model on a server answers as it does."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from axon.cli.parser import Commands
+
+__all__ = ["add_to"]
+
+URL: Final = "http://127.0.0.1:8000"
+_TIMEOUT_S: Final = 10.0
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "explain",
+        help="show what a server has learned of a model, its load, and what it refuses",
+        description="Ask a running server what it has learned of a model: what a run takes, how the model is run, how "
+        "much comes and how much it can do, and what was refused for which reason.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model on the server")
+    parser.add_argument("--url", default=URL, help=f"the server (default: {URL})")
+    parser.add_argument("--model-version", metavar="N", help="its version (default: the server's choice)")
+    parser.add_argument("--json", action="store_true", help="print JSON; docs/scheduling.md says what is in it")
+    parser.set_defaults(run=_run)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    document = _ask(chosen)
+    if chosen.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print("\n".join(lines(document)))
+    return 0
+
+
+def _ask(chosen: argparse.Namespace) -> dict[str, Any]:
+    import httpx2  # noqa: PLC0415 - the command line starts without it
+
+    version = f"/versions/{quote(chosen.model_version, safe='')}" if chosen.model_version else ""
+    base = chosen.url if "://" in chosen.url else f"http://{chosen.url}"
+    url = f"{base.rstrip('/')}/v2/models/{quote(chosen.model, safe='')}{version}/explain"
+    try:
+        response = httpx2.get(url, timeout=_TIMEOUT_S)
+    except httpx2.HTTPError as error:
+        raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
+    try:
+        document = response.json()
+    except ValueError:
+        document = {}
+    if response.status_code != httpx2.codes.OK:
+        told = document.get("error") if isinstance(document, dict) else None
+        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}")
+    if not isinstance(document, dict) or "run_time" not in document:
+        raise AxonError(f"{base} answered with something else: it is no Axon server")
+    return document
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Return what `/v2/models/M/explain` answers, for people."""
+    run, plan, load = document["run_time"], document["plan"], document["load"]
+    target = document["latency_target_ms"]
+    limit = f"target {target:g} ms" if target else f"no target; timeout {document['request_timeout_ms']:g} ms"
+    capacity, p99 = load["capacity_rows_per_second"], load["predicted_p99_ms"]
+    share = f", {100 * load['arriving_rows_per_second'] / capacity:.0f} % of it" if capacity else ""
+    refused = ", ".join(f"{reason} {count}" for reason, count in document["refused"].items() if count)
+    batches = f"up to {plan['max_batch_rows']} rows" if plan["max_batch_rows"] > 1 else "no batches"
+    if plan["not_batchable_because"]:
+        batches += f" ({plan['not_batchable_because']})"
+    return [
+        f"model      {document['model_name']} version {document['model_version']}; {limit}",
+        f"run        {run['fixed_ms']:.3f} ms + {run['per_row_ms']:.4f} ms a row, margin {run['margin']:.2f}, "
+        f"learned from {run['runs']} runs",
+        f"plan       {plan['instances']} instances of {plan['threads']} threads, {batches}; a full batch takes "
+        f"{run['full_batch_ms']:.3f} ms",
+        f"why        {plan['chosen_because']}",
+        f"load       {load['arriving_rows_per_second']:.1f} rows/s come, "
+        + (f"{capacity:.0f} rows/s can be run{share}" if capacity else "the model takes no time"),
+        f"now        {load['waiting']} wait, {load['running']} run",
+        "p99        " + (f"{p99:.2f} ms expected" if p99 is not None else "no limit: more comes than can be run"),
+        f"refused    {refused or 'nothing'}",
+        f"refusing   {document['refusing_because'] or 'no'}",
+    ]

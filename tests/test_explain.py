@@ -1,0 +1,110 @@
+"""`axon explain`, deadlines and latency targets, on a real server with the backend that waits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+import pytest
+from serving import AXON, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from serving import Server
+
+#: A run takes 100 ms, however many rows it has; one instance, one row a batch.
+SLOW: Final = """
+backend = "identity"
+max_batch_size = 1
+inputs = [{ name = "x", datatype = "FP32", shape = [1] }]
+outputs = [{ name = "x", datatype = "FP32", shape = [1] }]
+[parameters]
+execute_delay_ms = 100
+"""
+QUESTION: Final[dict[str, Any]] = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
+CALLERS: Final = 20
+
+
+def save(folder: Path, name: str, text: str) -> None:
+    (folder / name / "1").mkdir(parents=True)
+    (folder / name / "model.toml").write_text(text)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    save(tmp_path, "slow", SLOW)
+    save(tmp_path, "held", "latency_target_ms = 500\n" + SLOW)
+    with serving(tmp_path) as running:
+        yield running
+
+
+def ask(server: Server, model: str, **headers: str) -> httpx2.Response:
+    return httpx2.post(f"http://{server.address}/v2/models/{model}/infer", json=QUESTION, headers=headers, timeout=60)
+
+
+def explain(server: Server, model: str) -> dict[str, Any]:
+    document: dict[str, Any] = httpx2.get(f"http://{server.address}/v2/models/{model}/explain").json()
+    return document
+
+
+def test_a_closed_loop_on_a_slow_model_gets_all_its_answers(server: Server) -> None:
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = list(pool.map(lambda _: ask(server, "slow"), range(CALLERS * 2)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert set(explain(server, "slow")["refused"].values()) == {0}
+
+
+def test_a_target_is_held_by_refusing_at_once_what_would_be_late(server: Server) -> None:
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = list(pool.map(lambda _: ask(server, "held"), range(CALLERS)))
+    good = [answer for answer in answers if answer.status_code == httpx2.codes.OK]
+    refused = [answer for answer in answers if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE]
+    assert len(good) + len(refused) == CALLERS
+    # Within 500 ms there is time for four or five runs of 100 ms.
+    assert 1 <= len(good) <= 5
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert all("longer than the request may wait" in answer.json()["error"] for answer in refused)
+    told = explain(server, "held")
+    assert told["latency_target_ms"] == 500
+    assert told["refused"]["predicted_miss"] == len(refused)
+    assert told["refused"]["expired"] == 0
+    assert told["run_time"]["runs"] == len(good)
+
+
+def test_a_deadline_shorter_than_a_run_is_told_apart_from_load(server: Server) -> None:
+    answer = ask(server, "slow", **{"X-Request-Timeout": "0.02"})
+    assert answer.status_code == httpx2.codes.GATEWAY_TIMEOUT
+    assert "a run takes about 100 ms" in answer.json()["error"]
+    assert "retry-after" not in answer.headers
+    assert explain(server, "slow")["run_time"]["runs"] == 0
+
+
+def test_the_command_prints_what_the_server_says(server: Server) -> None:
+    ask(server, "slow")
+    command = [str(AXON), "explain", "slow", "--url", f"http://{server.address}"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "1 instances of 1 threads" in told
+    assert "refused    nothing" in told
+    document = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
+    assert document["run_time"]["runs"] == 1
+    assert document["load"]["capacity_rows_per_second"] == pytest.approx(10, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "said"),
+    [("none", None, "answered 404"), ("slow", "http://127.0.0.1:9", "cannot ask http://127.0.0.1:9")],
+)
+def test_what_cannot_be_explained_is_one_line_and_exit_code_1(
+    server: Server, model: str, url: str | None, said: str
+) -> None:
+    command = [str(AXON), "explain", model, "--url", url or f"http://{server.address}"]
+    end = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (end.returncode, end.stdout) == (1, "")
+    assert end.stderr.startswith("axon explain: ")
+    assert said in end.stderr
+    assert end.stderr.count("\n") == 1
