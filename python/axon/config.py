@@ -49,10 +49,10 @@ class ModelConfig:
     Attributes:
         max_batch_size: Most rows of one request, at least 1; None leaves it to the memory.
         max_queue_size: Most requests that wait for each model, at least 1; one more is `Overloaded`. None is 1,024.
-        latency_target_s: Seconds within which requests are to be answered that do not say; it is held by refusing at once
-            what would be late. None has `request_timeout_s`.
-        request_timeout_s: Seconds that a request may wait for its answer when it does not say, more than 0; at most 300. A
-            run that has begun is not stopped.
+        latency_target_s: Seconds within which requests are to be answered that do not say; it is held by refusing at
+            once what would be late. None has `request_timeout_s`.
+        request_timeout_s: Seconds that a request may wait for its answer when it does not say, more than 0; at most
+            300. A run that has begun is not stopped.
         batching: Whether requests may share a run. True, or "auto", lets the load-time probe decide; False, or "off",
             never; "always" also where rows influence each other, so that an answer may depend on who asks at the same
             time.

@@ -78,10 +78,14 @@ def lines(document: dict[str, Any]) -> list[str]:
         batches += f" ({plan['not_batchable_because']})"
     return [
         f"model      {document['model_name']} version {document['model_version']}; {limit}",
-        f"run        {run['fixed_ms']:.3f} ms + {run['per_row_ms']:.4f} ms a row, margin {run['margin']:.2f}, "
-        f"learned from {run['runs']} runs",
-        f"plan       {plan['instances']} instances of {plan['threads']} threads, {batches}; a full batch takes "
-        f"{run['full_batch_ms']:.3f} ms",
+        (
+            f"run        {run['fixed_ms']:.3f} ms + {run['per_row_ms']:.4f} ms a row, margin {run['margin']:.2f}, "
+            f"learned from {run['runs']} runs"
+        ),
+        (
+            f"plan       {_count(plan['instances'], 'instance')} of {_count(plan['threads'], 'thread')}, {batches}; "
+            f"a full batch takes {run['full_batch_ms']:.3f} ms"
+        ),
         f"why        {plan['chosen_because']}",
         f"load       {load['arriving_rows_per_second']:.1f} rows/s come, "
         + (f"{capacity:.0f} rows/s can be run{share}" if capacity else "the model takes no time"),
@@ -90,3 +94,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"refused    {refused or 'nothing'}",
         f"refusing   {document['refusing_because'] or 'no'}",
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
