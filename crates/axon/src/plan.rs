@@ -18,7 +18,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::config::{Batching, Device, ModelConfig, Profile};
-use crate::probe::{Batchable, Findings, MAX_ROWS};
+use crate::probe::{Findings, MAX_ROWS};
 
 pub use lab::{Lab, Load};
 pub use reconsider::{Change, Observed, reconsider};
@@ -242,7 +242,7 @@ pub fn choose(question: &Question<'_>, trial: &mut dyn Trial) -> Plan {
 
 impl Question<'_> {
     fn is_batched(&self) -> bool {
-        matches!(self.findings.batchable, Batchable::Yes { .. }) && self.config.batching == Batching::Auto
+        self.findings.batchable.shares_runs() && self.config.batching != Batching::Off
     }
 
     /// One thread a run, and why nothing else is tried, if so.

@@ -233,7 +233,7 @@ fn rejection(reason: Rejected, batcher: &Batcher<BatchKey, Pending>) -> Error {
         Rejected::TooShort { run } => Error::new(
             ErrorKind::DeadlineExceeded,
             format!(
-                "a run takes about {} ms, longer than the request may wait; it was not run",
+                "the timeout is shorter than a run, which takes about {} ms; it was not run",
                 run.as_millis()
             ),
         )

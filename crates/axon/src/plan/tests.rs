@@ -1,5 +1,5 @@
 use super::*;
-use crate::probe::CurvePoint;
+use crate::probe::{Batchable, CurvePoint};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
