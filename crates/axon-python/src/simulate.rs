@@ -28,7 +28,9 @@ pub struct NativeReplay {
 
 impl NativeReplay {
     fn parse(self) -> Result<Replay> {
-        let named = |field: &str, index| move |problem| Error::invalid(format!("{field}[{index}]"), problem);
+        let named = |field: &'static str, index: usize| {
+            move |problem: String| Error::invalid(format!("{field}[{index}]"), problem)
+        };
         let mut arrivals = Vec::with_capacity(self.arrivals.len());
         for (index, &at) in self.arrivals.iter().enumerate() {
             arrivals.push(seconds(at).map_err(named("arrivals", index))?);

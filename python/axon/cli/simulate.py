@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon.cli.bench import _duration
+from axon.cli.bench import duration
 from axon.cli.options import LARGEST_SEED
 from axon.cli.parser import bounded
 
@@ -57,7 +57,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=_duration(1e-6, _DAY_S, needs_unit=True),
+        type=duration(1e-6, _DAY_S, needs_unit=True),
         metavar="T",
         help="within which time an answer is wanted, as 10ms (default: latency_target_ms of the profile)",
     )
