@@ -80,6 +80,7 @@ def test_what_inspect_prints_is_a_profile_once_a_limit_is_said(
         ({"instances": 0}, "instances: expected an integer from 1"),
         ({"max_batch_rows": True}, "max_batch_rows: expected an integer"),
         ({"max_queue_size": "many"}, "max_queue_size: expected an integer"),
+        ({"latency_target_ms": 10**400}, "latency_target_ms: expected a number"),
         ({"latency_target_ms": -1}, "latency_target_ms: expected a number"),
     ],
 )
@@ -96,6 +97,13 @@ def test_a_wrong_trace_is_named_by_its_line(tmp_path: Path, capsys: pytest.Captu
     path.write_text("0\n2\n1\n")
     assert main(["simulate", str(path), "--model", profile_of(tmp_path)]) == 2
     assert "line 3: expected a moment from 2 s on" in capsys.readouterr().err
+
+
+def test_a_trace_that_is_too_long_to_be_played_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "moments.txt"
+    path.write_text("0\n1e11\n")
+    assert main(["simulate", str(path), "--model", profile_of(tmp_path)]) == 2
+    assert "a later moment" in capsys.readouterr().err
 
 
 def test_the_table_shows_the_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import secrets
 import sys
 from pathlib import Path
@@ -88,6 +87,7 @@ def add_to(commands: Commands) -> None:
 def _run(chosen: argparse.Namespace) -> int:
     from axon import _axon  # noqa: PLC0415 - and below: the command line starts without what it does not need
     from axon.bench.arrivals import BadTrace, read_trace  # noqa: PLC0415
+    from axon.errors import InvalidRequest  # noqa: PLC0415
 
     try:
         moments = read_trace(chosen.trace)
@@ -102,7 +102,10 @@ def _run(chosen: argparse.Namespace) -> int:
     except OSError as error:
         return _wrong(f"--model: cannot read `{chosen.model}`: {error.strerror}")
     replay["arrivals"] = [at / chosen.speed for at in moments]
-    report = _axon.simulate(replay)
+    try:
+        report = _axon.simulate(replay)
+    except InvalidRequest as error:
+        return _wrong(f"TRACE: `{chosen.trace}`: {error.message}")
     if chosen.json:
         said = {"seed": replay["seed"], "speed": chosen.speed, "limit_s": replay["deadline_s"]}
         print(json.dumps({**said, **report}, allow_nan=False))
@@ -178,7 +181,8 @@ def _count(name: str, said: object, most: int) -> int:
 
 def _number(name: str, said: object, low: float, high: float) -> float:
     is_number = isinstance(said, int | float) and not isinstance(said, bool)
-    if not is_number or not math.isfinite(said) or not low <= said <= high:  # type: ignore[arg-type,operator]
+    # Written so that NaN, which is not less than anything, is refused.
+    if not is_number or not low <= said <= high:  # type: ignore[operator]
         raise _BadProfile(f"{name}: expected a number from {low:g} to {high:g}, got {repr(said)[:60]}")
     return float(said)  # type: ignore[arg-type]
 
