@@ -2,7 +2,17 @@
 
 from typing import Any, Never, TypeAlias, TypedDict, final
 
-__all__ = ["Buffer", "Completions", "Server", "__version__", "check_load", "close_all", "runtime_version", "serve"]
+__all__ = [
+    "Buffer",
+    "Completions",
+    "Server",
+    "__version__",
+    "check_load",
+    "close_all",
+    "runtime_version",
+    "serve",
+    "simulate",
+]
 
 NativeInput: TypeAlias = tuple[str | None, str, tuple[int, ...], Any]
 NativeError: TypeAlias = tuple[str, str, str | None, float | None]
@@ -37,6 +47,34 @@ class NativeServe(TypedDict):
     allow_client_shm: bool
     compat: str
     log_level: str
+
+class NativeReplay(TypedDict):
+    arrivals: list[float]
+    rows: list[int]
+    deadline_s: float
+    curve: list[tuple[int, float]]
+    instances: int
+    max_batch_rows: int
+    max_queue_size: int
+    noise: float
+    seed: int
+
+class NativeReplayReport(TypedDict):
+    received: int
+    in_time: int
+    late: int
+    refused_queue_full: int
+    refused_predicted: int
+    shed: int
+    expired: int
+    batches: int
+    mean_batch_rows: float
+    p50_s: float | None
+    p99_s: float | None
+    max_s: float | None
+    busy: float
+    elapsed_s: float
+    trace: str
 
 __version__: str
 
@@ -73,3 +111,4 @@ def check_load(arguments: list[str]) -> Never: ...
 def close_all() -> None: ...
 def serve(options: NativeServe, config: NativeConfig) -> None: ...
 def runtime_version() -> str | None: ...
+def simulate(trace: NativeReplay) -> NativeReplayReport: ...

@@ -8,6 +8,7 @@
 mod completions;
 mod errors;
 mod server;
+mod simulate;
 mod tensors;
 
 use pyo3::prelude::*;
@@ -21,6 +22,8 @@ mod _axon {
     use crate::completions::Completions;
     #[pymodule_export]
     use crate::server::{Server, check_load, close_all, runtime_version, serve};
+    #[pymodule_export]
+    use crate::simulate::simulate;
     #[pymodule_export]
     use crate::tensors::Buffer;
 

@@ -139,11 +139,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             return Ok(false);
         }
         let idle = self.queue.length == 0 && self.running.is_empty();
-        let estimator = self.estimate(key);
-        if idle && estimator.is_doubtful(left, now) {
+        if idle && self.estimate(key).is_doubtful(left, now) {
             return Ok(true);
         }
-        let run = estimator.bound(rows);
+        let run = self.estimate(key).bound(rows);
         Err(if run > left { Rejected::TooShort { run } } else { Rejected::PredictedMiss { wait } })
     }
 

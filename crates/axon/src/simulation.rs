@@ -7,6 +7,8 @@
 //!
 //! Left out: the scheduler's locks and threads, the split of a batch's outputs, the time on the wire.
 //!
+//! A user's own moments of arrival are played by [`replay`], without the ledger: `axon simulate`.
+//!
 //! Each [`Invariant`] is proved able to fail by a bug planted in the batcher; `simulation/tests.rs`.
 //!
 //! ```
@@ -20,6 +22,7 @@
 mod driver;
 mod ledger;
 mod random;
+mod replay;
 mod scenario;
 
 use std::fmt;
@@ -28,6 +31,7 @@ use std::time::{Duration, Instant};
 use crate::batcher::Batcher;
 use driver::Driver;
 
+pub use replay::{Replay, ReplayReport, replay};
 pub use scenario::{Arrivals, Cancellation, MAX_KEYS, Rows, Scenario, Service, Shutdown, Timeouts};
 
 /// Runs a scenario to its end. Virtual time begins at `start`, which may be any moment: nothing depends on it.

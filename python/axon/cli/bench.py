@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from axon.cli.parser import Commands
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "duration"]
 
 URL: Final = "http://127.0.0.1:8000"
 _TERMINAL: Final = "terminal"
@@ -88,14 +88,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         help="how --rate is spread over time (default: poisson)",
     )
     load.add_argument(
-        "--duration", type=_duration(0.01, _DAY_S), metavar="T", help="how long it counts (default: 10s; a whole trace)"
+        "--duration", type=duration(0.01, _DAY_S), metavar="T", help="how long it counts (default: 10s; a whole trace)"
     )
     load.add_argument(
-        "--warmup", type=_duration(0.0, _DAY_S), metavar="T", help="how long before that (default: 1s; of a trace none)"
+        "--warmup", type=duration(0.0, _DAY_S), metavar="T", help="how long before that (default: 1s; of a trace none)"
     )
     load.add_argument(
         "--timeout",
-        type=_duration(1e-3, _DAY_S),
+        type=duration(1e-3, _DAY_S),
         metavar="T",
         help="how long a request waits for its answer; the server is told (default: 10s, and it is not)",
     )
@@ -109,7 +109,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--limit",
         "--p99",
-        type=_duration(1e-6, _DAY_S, needs_unit=True),
+        type=duration(1e-6, _DAY_S, needs_unit=True),
         metavar="T",
         help="within which time an answer is good, as 10ms",
     )
@@ -118,7 +118,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[[str], float]:
+def duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[[str], float]:
     """Return a parser of `10ms`, `0.5s`, `2m` into seconds, from `low` to `high`; without a unit it is seconds."""
     wanted = f"a duration from {_text(low)} to {_text(high)}, as 10ms{'' if needs_unit else ' or 5s'}"
 
