@@ -85,7 +85,7 @@ def test_a_target_is_held_by_refusing_at_once_what_would_be_late(server: Server,
     assert good
     assert refused
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-    assert all("longer than the request may wait" in answer.json()["error"] for answer in refused)
+    assert all("the model is overloaded: " in answer.json()["error"] for answer in refused)
     told = explain(server, "held")
     assert told["latency_target_ms"] == 500
     assert told["refused"]["predicted_miss"] == len(refused)

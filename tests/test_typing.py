@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: What the stub has and the binary has not, and why.
 ALLOWED: Final = r"""
 # Shapes of arguments and results: names for type checkers only.
-axon\._axon\.Native(Config|Error|Input|Output|Question|Serve)
+axon\._axon\.Native(Config|Error|Input|Output|Question|Replay|ReplayReport|Serve)
 # A slot of the type that Python shows from 3.12 on.
 axon\._axon\.Buffer\.__buffer__
 """
