@@ -382,9 +382,9 @@ def test_a_command_line_that_is_wrong_says_what_is_wanted(
 
 def test_the_document_names_every_key_and_option(places: dict[str, tuple[str, ...]], server: Server) -> None:
     text = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
-    search = ("--find-rate", "--p99", "10s", "--rate", "5", "--max-in-flight", "1", "--duration", "200ms")
     # At random moments there may be none in so short a time.
-    search += ("--arrivals", "constant")
+    steady = ("--rate", "5", "--arrivals", "constant", "--duration", "200ms")
+    search = ("--find-rate", "--p99", "10s", *steady, "--max-in-flight", "1")
     report = bench("slow", *places["http"], *search)
     with peer(refusals=60) as url:
         report["errors"] = bench("m", "--url", url, *CONSTANT)["errors"]
