@@ -37,7 +37,7 @@ pub fn run(arguments: &[OsString]) -> ! {
 
 struct Trial<'a> {
     model: &'a Path,
-    library: Option<&'a Path>,
+    runtime: Option<&'a Path>,
     memory: u64,
     seconds: u64,
 }
@@ -46,7 +46,7 @@ fn parse(arguments: &[OsString]) -> Option<Trial<'_>> {
     let [model, library, memory, seconds] = arguments else { return None };
     Some(Trial {
         model: Path::new(model),
-        library: (!library.is_empty()).then(|| Path::new(library)),
+        runtime: (!library.is_empty()).then(|| Path::new(library)),
         memory: memory.to_str()?.parse().ok()?,
         seconds: seconds.to_str()?.parse().ok()?,
     })
@@ -57,7 +57,7 @@ impl Trial<'_> {
         if let Err(error) = self.limit() {
             return (Outcome::Unable, format!("cannot limit this process: {error}"));
         }
-        try_model(self.model, self.library)
+        try_model(self.model, self.runtime)
     }
 
     fn limit(&self) -> rustix::io::Result<()> {

@@ -65,8 +65,6 @@ pub struct Batcher<K, R> {
     running: Vec<Running<K>>,
     next_number: u64,
     next_batch: u64,
-    /// No batch may be foretold to run longer, unless one request alone does.
-    longest: Option<Duration>,
     closed: bool,
     #[cfg(test)]
     plant: Option<planted::Plant<R>>,
@@ -84,7 +82,6 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             running: Vec::new(),
             next_number: 0,
             next_batch: 0,
-            longest: None,
             closed: false,
             #[cfg(test)]
             plant: None,
@@ -142,7 +139,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if idle && self.estimate(key).is_doubtful(left, now) {
             return Ok(true);
         }
-        let run = self.estimate(key).bound(rows);
+        let run = self.estimate(key).bound(rows, now);
         Err(if run > left { Rejected::TooShort { run } } else { Rejected::PredictedMiss { wait } })
     }
 
@@ -154,7 +151,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         let residual = first_free.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
         let ahead = self.rows_ahead(class, rank) as f64 / self.rate(key);
         let ahead = Duration::try_from_secs_f64(ahead).unwrap_or(Duration::MAX);
-        residual.saturating_add(ahead).saturating_add(estimator.bound(rows))
+        residual.saturating_add(ahead).saturating_add(estimator.bound(rows, now))
     }
 
     /// The rows that are served before `rank` of `class`.
@@ -255,11 +252,11 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
 
     /// True unless the shape is kept waiting for more requests.
     fn is_ripe(&self, head: (Class, Rank, usize), now: Instant) -> bool {
-        self.ripens(head).is_none_or(|at| at <= now)
+        self.ripens(head, now).is_none_or(|at| at <= now)
     }
 
     /// When a shape is not kept waiting any more; `None` when it is not at all.
-    fn ripens(&self, (class, rank, place): (Class, Rank, usize)) -> Option<Instant> {
+    fn ripens(&self, (class, rank, place): (Class, Rank, usize), now: Instant) -> Option<Instant> {
         if self.rules.max_delay.is_zero() {
             return None;
         }
@@ -267,12 +264,13 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         let rows: usize = shape.lines.values().map(|line| line.line.rows()).sum();
         let estimator = self.estimate(&shape.key);
         let preferred = self.rules.preferred_rows.first().copied();
-        if self.closed || rows >= preferred.unwrap_or(usize::MAX).min(self.most_rows(estimator)) {
+        if self.closed || rows >= preferred.unwrap_or(usize::MAX).min(self.rules.limits.max_batch_rows.get())
+        {
             return None;
         }
         let arrived = shape.lines.get(&class)?.line.get(rank)?.arrived;
         // Never so long that the first one misses its deadline by it.
-        let latest = rank.0.checked_sub(estimator.bound(rows))?;
+        let latest = rank.0.checked_sub(estimator.bound(rows, now))?;
         Some((arrived + self.rules.max_delay).min(latest))
     }
 
@@ -366,7 +364,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         Moment {
             now,
             estimator,
-            most_rows: self.most_rows(estimator),
+            most_rows: self.rules.limits.max_batch_rows.get(),
             instances: self.rules.instances.max(1),
         }
     }
@@ -374,18 +372,6 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     /// What runs of a shape take.
     fn estimate(&self, key: &K) -> &Estimator {
         self.estimates.get(key).unwrap_or(&self.estimator)
-    }
-
-    /// The most rows of a batch, which other models may make fewer.
-    fn most_rows(&self, estimator: &Estimator) -> usize {
-        let most = self.rules.limits.max_batch_rows.get();
-        let Some(longest) = self.longest else { return most };
-        let (mut low, mut high) = (1, most);
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            if estimator.predict(middle) <= longest { low = middle } else { high = middle - 1 }
-        }
-        low
     }
 
     /// A batch has ended at `now`. `took` is what it ran; `None` when that says nothing of other runs, as after a
@@ -466,7 +452,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     #[must_use]
     pub fn next_wake(&self, now: Instant) -> Option<Instant> {
         let deadline = self.queue.deadlines.first_key_value().map(|(rank, _)| rank.0);
-        let ripens = self.queue.heads.iter().take(SHAPES_ASKED).filter_map(|&head| self.ripens(head));
+        let ripens = self.queue.heads.iter().take(SHAPES_ASKED).filter_map(|&head| self.ripens(head, now));
         let ripens = ripens.filter(|&at| at > now).min();
         deadline.into_iter().chain(ripens).min()
     }

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from axon.cli.options import add_input_options
-from axon.cli.parser import bounded
+from axon.cli.parser import bounded, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from axon.cli.parser import Commands
 
-__all__ = ["add_to", "duration"]
+__all__ = ["add_to"]
 
 URL: Final = "http://127.0.0.1:8000"
 _TERMINAL: Final = "terminal"
-_UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MOST: Final = 1_000_000
 _DAY_S: Final = 86400.0
 _EXAMPLES: Final = """examples:
@@ -116,25 +112,6 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--find-rate", action="store_true", help="look for the highest rate at which 99 of 100 are within --p99"
     )
-
-
-def duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[[str], float]:
-    """Return a parser of `10ms`, `0.5s`, `2m` into seconds, from `low` to `high`; without a unit it is seconds."""
-    wanted = f"a duration from {_text(low)} to {_text(high)}, as 10ms{'' if needs_unit else ' or 5s'}"
-
-    def parse(text: str) -> float:
-        found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(us|ms|s|m|h)?", text)
-        seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else None
-        if found is None or seconds is None or (needs_unit and not found[2]) or not low <= seconds <= high:
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
-        return seconds
-
-    return parse
-
-
-def _text(seconds: float) -> str:
-    unit = next((unit for unit in reversed(_UNITS) if seconds >= _UNITS[unit]), "s")
-    return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
 def _plot(text: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING, Final
 
-from axon.cli.parser import Parser, bounded, model_name
+from axon.cli.parser import Parser, bounded, duration, model_name
 from axon.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -55,17 +54,6 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         raise argparse.ArgumentTypeError(f"expected NAME=1,3,224,224, got {text!r}") from error
 
 
-def _latency_target(text: str) -> float:
-    match = re.fullmatch(r"([0-9.]+)(ms|s)", text)
-    try:
-        seconds = float(match[1]) * (1e-3 if match[2] == "ms" else 1) if match else 0.0
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST_S:
-        raise argparse.ArgumentTypeError(f"expected a time such as 10ms or 0.5s, at most 300s, got {text!r}")
-    return seconds
-
-
 def add_model_options(parser: Parser) -> None:
     """Add the options of `ModelConfig` to a command."""
     model = parser.add_argument_group("models", "each default is chosen at load or safe; none needs tuning")
@@ -108,7 +96,7 @@ def add_model_options(parser: Parser) -> None:
     )
     model.add_argument(
         "--latency-target",
-        type=_latency_target,
+        type=duration(1e-6, _LONGEST_S, needs_unit=True),
         metavar="TIME",
         help="the time within which requests are answered that do not say, such as 10ms or 0.5s; what would be late is "
         "refused at once (default: none)",

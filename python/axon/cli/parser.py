@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Commands", "Parser", "bounded", "model_name"]
+__all__ = ["Commands", "Parser", "bounded", "duration", "model_name"]
 
 #: What `add_subparsers` returns; the class has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
+
+_UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 Number = TypeVar("Number", int, float)
 
@@ -74,3 +76,22 @@ def bounded(number: Callable[[str], Number], what: str, low: Number, high: Numbe
         return value
 
     return parse
+
+
+def duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[[str], float]:
+    """Return a parser of `10ms`, `0.5s`, `2m` into seconds, from `low` to `high`; without a unit it is seconds."""
+    wanted = f"a duration from {_text(low)} to {_text(high)}, as 10ms{'' if needs_unit else ' or 5s'}"
+
+    def parse(text: str) -> float:
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(us|ms|s|m|h)?", text)
+        seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else None
+        if found is None or seconds is None or (needs_unit and not found[2]) or not low <= seconds <= high:
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+        return seconds
+
+    return parse
+
+
+def _text(seconds: float) -> str:
+    unit = next((unit for unit in reversed(_UNITS) if seconds >= _UNITS[unit]), "s")
+    return f"{seconds / _UNITS[unit]:g}{unit}"

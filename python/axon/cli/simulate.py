@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon.cli.bench import duration
 from axon.cli.options import LARGEST_SEED
-from axon.cli.parser import bounded
+from axon.cli.parser import bounded, duration
 
 if TYPE_CHECKING:
     from axon._axon import NativeReplay, NativeReplayReport

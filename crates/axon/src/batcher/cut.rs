@@ -30,7 +30,7 @@ pub(super) struct Cut {
 impl Moment<'_> {
     /// True when a run of `rows` rows that begins now is over by `deadline`.
     pub(super) fn in_time(&self, rows: usize, deadline: Instant) -> bool {
-        self.estimator.bound(rows) <= deadline.saturating_duration_since(self.now)
+        self.estimator.bound(rows, self.now) <= deadline.saturating_duration_since(self.now)
     }
 
     /// The most rows, at most `most_rows`, that are over by `deadline`.
@@ -89,8 +89,8 @@ impl Moment<'_> {
     fn rest_in_time<T>(&self, line: &Line<T>, count: usize) -> bool {
         let rows = line.rows_of_first(count);
         let rest = line.rows().saturating_sub(rows);
-        let start = self.now + self.estimator.bound(rows);
-        let batch = self.estimator.bound(self.most_rows.min(rest));
+        let start = self.now + self.estimator.bound(rows, self.now);
+        let batch = self.estimator.bound(self.most_rows.min(rest), self.now);
         let mut batches = 0;
         loop {
             let position = line.count_within(rows.saturating_add(batches * self.most_rows)).max(count);

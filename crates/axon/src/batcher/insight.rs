@@ -1,16 +1,10 @@
 //! What the queue knows, for whoever chooses between models, plans, or explains.
 
-use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Batcher, Class, Estimator, Rules};
+use super::{Batcher, Estimator, Rules};
 
 impl<K: Ord + Clone, R> Batcher<K, R> {
-    /// No batch is formed that is foretold to run longer, so that other models on the device keep their limits.
-    pub fn limit_runs(&mut self, longest: Option<Duration>) {
-        self.longest = longest;
-    }
-
     /// What has been learned of the model's runs.
     #[must_use]
     pub fn estimator(&self) -> &Estimator {
@@ -20,22 +14,24 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     /// How long what waits will keep the instances busy.
     #[must_use]
     pub fn backlog(&self) -> Duration {
-        let rows = self.queue.rows;
-        let rate = self.estimator.rate(self.most_rows(&self.estimator)) * self.rules.instances as f64;
-        Duration::try_from_secs_f64(rows as f64 / rate).unwrap_or(Duration::MAX)
+        let seconds = self.queue.rows as f64 / self.capacity();
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// Rows that the instances run in a second at best, of a shape.
     #[must_use]
     pub fn rate(&self, key: &K) -> f64 {
-        let estimator = self.estimate(key);
-        estimator.rate(self.most_rows(estimator)) * self.rules.instances as f64
+        self.rate_of(self.estimate(key))
     }
 
     /// Rows that the instances run in a second at best.
     #[must_use]
     pub fn capacity(&self) -> f64 {
-        self.estimator.rate(self.most_rows(&self.estimator)) * self.rules.instances as f64
+        self.rate_of(&self.estimator)
+    }
+
+    fn rate_of(&self, estimator: &Estimator) -> f64 {
+        estimator.rate(self.rules.limits.max_batch_rows.get()) * self.rules.instances as f64
     }
 
     /// What has been learned of the runs of a shape.
@@ -48,19 +44,5 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    /// Changes the most rows that are run together.
-    pub fn set_max_batch_rows(&mut self, rows: NonZeroUsize) {
-        self.rules.limits.max_batch_rows = rows;
-    }
-
-    /// When the request that is served next must start to be in time, and its class; for a choice between models.
-    #[must_use]
-    pub fn urgency(&self) -> Option<(Class, Instant)> {
-        let &(class, (deadline, _), place) = self.queue.heads.first()?;
-        let shape = self.queue.shape(place)?;
-        let run = self.estimate(&shape.key).bound(1);
-        Some((class, deadline.checked_sub(run).unwrap_or(deadline)))
     }
 }

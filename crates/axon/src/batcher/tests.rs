@@ -237,20 +237,6 @@ fn a_request_is_kept_waiting_only_as_its_owner_says() {
 }
 
 #[test]
-fn no_batch_runs_longer_than_other_models_allow() {
-    let mut queue = Fixture::timed(8, 1, 1);
-    for request in 0..8 {
-        queue.push(request, 0, 1, 1000).unwrap();
-    }
-    queue.batcher.limit_runs(Some(ms(4)));
-    assert_eq!(queue.batch(0), Some(vec![0, 1, 2]));
-    queue.batcher.limit_runs(Some(Duration::ZERO));
-    assert_eq!(queue.batch(0), Some(vec![3]));
-    queue.batcher.limit_runs(None);
-    assert_eq!(queue.batch(0), Some(vec![4, 5, 6, 7]));
-}
-
-#[test]
 fn a_cancelled_request_leaves_at_once() {
     let mut queue = Fixture::new(2, 10);
     let ids: Vec<_> = (0..4).map(|request| queue.push(request, 0, 1, 1000).unwrap()).collect();

@@ -143,7 +143,7 @@ impl Ledger {
         let ahead = self.lanes.values().flatten().filter(|other| **other < place);
         let rows: usize = ahead.map(|&(_, _, ticket)| self.records[ticket.0].rows).sum();
         let ahead = Duration::from_secs_f64(rows as f64 / batcher.rate(&request.key));
-        let run = estimator.bound(request.rows);
+        let run = estimator.bound(request.rows, now);
         let wait = residual + ahead + run;
         let left = request.deadline.saturating_duration_since(now);
         let may_probe = self.waiting() == 0 && self.runs.is_empty() && estimator.is_doubtful(left, now);

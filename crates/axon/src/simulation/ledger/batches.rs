@@ -78,7 +78,7 @@ impl Ledger {
         let earliest = records().map(|record| record.deadline).min().unwrap_or(now);
         let probe = batch.requests.len() == 1 && records().all(|record| record.probe);
         let in_time =
-            |rows, deadline: Instant| estimator.bound(rows) <= deadline.saturating_duration_since(now);
+            |rows, deadline: Instant| estimator.bound(rows, now) <= deadline.saturating_duration_since(now);
         ensure(probe || in_time(batch.rows, earliest), Invariant::Useful, || {
             format!("{batch:?} is foretold to be late")
         })?;
@@ -106,7 +106,7 @@ impl Ledger {
             let record = &self.records[ticket.0];
             let estimator = batcher.estimator_of(&record.key);
             let left = record.deadline.saturating_duration_since(now);
-            if estimator.bound(record.rows) > left {
+            if estimator.bound(record.rows, now) > left {
                 continue;
             }
             let Some(batch) = &action.batch else {
@@ -119,7 +119,7 @@ impl Ledger {
             let (mut rows, mut all) = (record.rows, true);
             for &(_, _, next) in behind {
                 let more = rows + self.records[next.0].rows;
-                if more > self.rules.limits.max_batch_rows.get() || estimator.bound(more) > left {
+                if more > self.rules.limits.max_batch_rows.get() || estimator.bound(more, now) > left {
                     all = false;
                     break;
                 }
