@@ -149,8 +149,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         let busy = self.running.len() >= self.rules.instances;
         let first_free = if busy { self.running.iter().map(|running| running.ends).min() } else { None };
         let residual = first_free.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
-        let ahead = self.rows_ahead(class, rank) as f64 / self.rate(key);
-        let ahead = Duration::try_from_secs_f64(ahead).unwrap_or(Duration::MAX);
+        let ahead = self.work(key, self.rows_ahead(class, rank), now);
         residual.saturating_add(ahead).saturating_add(estimator.bound(rows, now))
     }
 

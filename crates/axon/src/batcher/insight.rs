@@ -1,6 +1,6 @@
 //! What the queue knows, for whoever chooses between models, plans, or explains.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Batcher, Estimator, Rules};
 
@@ -18,20 +18,19 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    /// Rows that the instances run in a second at best, of a shape.
+    /// How long the instances take for `rows` rows of a shape in full batches, but for rare runs.
     #[must_use]
-    pub fn rate(&self, key: &K) -> f64 {
-        self.rate_of(self.estimate(key))
+    pub fn work(&self, key: &K, rows: usize, now: Instant) -> Duration {
+        let most = self.rules.limits.max_batch_rows.get();
+        let batches = rows as f64 / most as f64 / self.rules.instances as f64;
+        let seconds = self.estimate(key).bound(most, now).as_secs_f64() * batches;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// Rows that the instances run in a second at best.
     #[must_use]
     pub fn capacity(&self) -> f64 {
-        self.rate_of(&self.estimator)
-    }
-
-    fn rate_of(&self, estimator: &Estimator) -> f64 {
-        estimator.rate(self.rules.limits.max_batch_rows.get()) * self.rules.instances as f64
+        self.estimator.rate(self.rules.limits.max_batch_rows.get()) * self.rules.instances as f64
     }
 
     /// What has been learned of the runs of a shape.

@@ -25,12 +25,15 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor
         let (requests, id) = (batch.requests.len(), batch.id);
         // The executor's panics are caught where it is called. One of our own fails the batch, whose replies answer when
         // they are dropped, and not the instance.
-        let took =
+        let began = Instant::now();
+        let is_usual =
             catch_unwind(AssertUnwindSafe(|| instance.run_batch(batch.requests))).unwrap_or_else(|_| {
                 shared.statistics.instance_restarts.fetch_add(1, Ordering::Relaxed);
                 tracing::error!("an instance panicked outside of its model; the hook has logged it");
-                None
+                false
             });
+        // All that kept the instance busy, the answers included.
+        let took = is_usual.then(|| began.elapsed());
         shared.runs.set(index, None);
         let mut state = shared.lock();
         state.batcher.finish(id, took, Instant::now());
@@ -56,12 +59,12 @@ struct Group {
 }
 
 impl Instance<'_> {
-    /// Runs a batch, in halves while it fails, and answers each request once. What the run took; `None` when that says
-    /// nothing of other runs of so many rows.
-    fn run_batch(&mut self, requests: Vec<Pending>) -> Option<Duration> {
+    /// Runs a batch, in halves while it fails, and answers each request once. True when its time says something of
+    /// other runs of so many rows: all were run, once, and none asked for a delay.
+    fn run_batch(&mut self, requests: Vec<Pending>) -> bool {
         let count = requests.len();
         let is_slowed = requests.iter().any(|request| !request.delay.is_zero());
-        let mut took = None;
+        let mut is_usual = false;
         let mut groups = vec![Group { requests, fails: false, is_first_half: false }];
         while let Some(group) = groups.pop() {
             let all = group.requests.len();
@@ -74,16 +77,16 @@ impl Instance<'_> {
             let is_whole = requests.len() == all;
             match self.run_group(&attendance, requests) {
                 Outcome::Failed(requests) => halve(requests, &mut groups),
-                Outcome::Answered(run) if all == count && is_whole && !is_slowed => took = Some(run),
-                Outcome::Answered(_) if group.is_first_half && is_whole => {
+                Outcome::Answered if all == count && is_whole => is_usual = !is_slowed,
+                Outcome::Answered if group.is_first_half && is_whole => {
                     if let Some(sibling) = groups.last_mut() {
                         sibling.fails = true;
                     }
                 }
-                Outcome::Answered(_) | Outcome::Refused => {}
+                Outcome::Answered | Outcome::Refused => {}
             }
         }
-        took
+        is_usual
     }
 
     /// Those who still wait, and the run that they wait for from now on.
@@ -119,9 +122,8 @@ impl Instance<'_> {
         };
         let error = match ran {
             Ok(ran) => {
-                let took = ran.phases.input + ran.phases.infer + ran.phases.output;
                 self.answer(requests, ran);
-                return Outcome::Answered(took);
+                return Outcome::Answered;
             }
             // Whoever waits for it all the same hears why it was stopped.
             Err(_) if attendance.stop.is_tripped() => Error::shutting_down(),
@@ -168,7 +170,7 @@ impl Instance<'_> {
             }
             let queue = started.duration_since(request.arrived);
             let now = Instant::now();
-            if now > request.deadline {
+            if now > request.due {
                 self.shared.refusals.add(Refusal::Late);
             }
             let total = now.duration_since(request.arrived);
@@ -205,8 +207,8 @@ impl Instance<'_> {
 
 /// How the run of a group ended.
 enum Outcome {
-    /// Each has its answer, of a run that took so long.
-    Answered(Duration),
+    /// Each has its answer.
+    Answered,
     /// Each has an error, or there was nobody left.
     Refused,
     /// One of them is to blame.

@@ -142,7 +142,7 @@ impl Ledger {
         let place = (request.class, request.deadline, request.request);
         let ahead = self.lanes.values().flatten().filter(|other| **other < place);
         let rows: usize = ahead.map(|&(_, _, ticket)| self.records[ticket.0].rows).sum();
-        let ahead = Duration::from_secs_f64(rows as f64 / batcher.rate(&request.key));
+        let ahead = batcher.work(&request.key, rows, now);
         let run = estimator.bound(request.rows, now);
         let wait = residual + ahead + run;
         let left = request.deadline.saturating_duration_since(now);
