@@ -43,6 +43,12 @@ const MAX_ESTIMATES: usize = 64;
 /// The most other shapes that are asked how much of theirs comes first.
 const SHAPES_ASKED: usize = 16;
 
+/// What of its time a request must have to spare when it arrives: a hundredth, 2 ms at most. The answer has a way back,
+/// and who has been let in should not have to leave because a run before theirs took a little longer.
+pub(crate) fn time_to_spare(left: Duration) -> Duration {
+    (left / 100).min(Duration::from_millis(2))
+}
+
 /// A batch that an instance runs.
 #[derive(Debug)]
 struct Running<K> {
@@ -128,10 +134,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if self.rules.class_sizes.get(&class).is_some_and(|most| self.queue.count_of(class) >= most.get()) {
             return Err(Rejected::QueueFull);
         }
-        let wait = self.foretell(key, class, rows, rank, now);
+        let left = deadline - now;
+        let wait = self.foretell(key, class, rows, rank, now).saturating_add(time_to_spare(left));
         #[cfg(test)]
         let wait = self.plant_in_foretold(wait);
-        let left = deadline - now;
         if wait <= left {
             return Ok(false);
         }
@@ -139,7 +145,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if idle && self.estimate(key).is_doubtful(left, now) {
             return Ok(true);
         }
-        let run = self.estimate(key).bound(rows, now);
+        let run = self.estimate(key).bound(rows, now).saturating_add(time_to_spare(left));
         Err(if run > left { Rejected::TooShort { run } } else { Rejected::PredictedMiss { wait } })
     }
 

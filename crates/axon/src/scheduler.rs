@@ -88,10 +88,7 @@ struct Pending {
     delay: Duration,
     rows: usize,
     arrived: Instant,
-    /// When its run must be over.
     deadline: Instant,
-    /// When its caller must have the answer, a little later.
-    due: Instant,
     caller: Arc<Caller>,
     reply: ReplyOnce,
 }
@@ -204,11 +201,6 @@ fn retry_after(wait: Duration) -> Duration {
     wait.clamp(Duration::from_millis(100), Duration::from_secs(10))
 }
 
-/// What of a timeout is left for the answer's way back, which no run may use: a hundredth, 2 ms at most.
-fn time_to_answer(timeout: Duration) -> Duration {
-    (timeout / 100).min(Duration::from_millis(2))
-}
-
 fn expired_after(waited: Duration) -> Error {
     Error::new(
         ErrorKind::DeadlineExceeded,
@@ -317,11 +309,10 @@ impl Scheduler {
         let now = Instant::now();
         let Admitted { inputs, rows, key, class, delay, .. } = admitted;
         let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
-        let timeout = timeout.min(MAX_TIMEOUT);
-        let (due, deadline) = (now + timeout, now + timeout.saturating_sub(time_to_answer(timeout)));
+        let deadline = now + timeout.min(MAX_TIMEOUT);
         let (caller, reply) = (Arc::new(Caller::default()), ReplyOnce(Some(reply)));
         let accepted = Arc::clone(&caller);
-        let pending = Pending { inputs, delay, rows, arrived: now, deadline, due, caller, reply };
+        let pending = Pending { inputs, delay, rows, arrived: now, deadline, caller, reply };
         let waiting = Waiting { key, class, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         state.arrivals.add(rows, now);

@@ -146,18 +146,20 @@ fn a_request_that_expired_is_never_run() {
 #[test]
 fn what_would_be_late_is_refused_at_arrival() {
     let mut queue = Fixture::timed(1, 10, 0);
-    assert_eq!(queue.push(0, 0, 1, 9), Err(Rejected::TooShort { run: ms(10) }));
-    queue.push(1, 0, 1, 10).unwrap();
-    // One that comes first moves back those who wait already: only its own deadline is looked at.
-    assert_eq!(queue.push(2, 0, 1, 10), Err(Rejected::PredictedMiss { wait: ms(20) }));
-    queue.push(3, 0, 1, 20).unwrap();
+    // With a hundredth of the time to spare.
+    let wait = |run, left| ms(run) + ms(left) / 100;
+    assert_eq!(queue.push(0, 0, 1, 9), Err(Rejected::TooShort { run: wait(10, 9) }));
+    queue.push(1, 0, 1, 11).unwrap();
+    assert_eq!(queue.push(2, 0, 1, 11), Err(Rejected::PredictedMiss { wait: wait(20, 11) }));
+    queue.push(3, 0, 1, 21).unwrap();
     let batch = queue.batcher.poll(queue.start, true).batch.unwrap();
     assert_eq!(batch.requests, [1]);
     // Behind the run and the one that waits.
-    assert_eq!(queue.push(4, 0, 1, 29), Err(Rejected::PredictedMiss { wait: ms(30) }));
-    queue.push(5, 0, 1, 30).unwrap();
+    assert_eq!(queue.push(4, 0, 1, 30), Err(Rejected::PredictedMiss { wait: wait(30, 30) }));
+    queue.push(5, 0, 1, 31).unwrap();
     queue.batcher.finish(batch.id, Some(ms(10)), queue.at(10));
-    assert_eq!([queue.batch(10), queue.batch(20)], [Some(vec![3]), Some(vec![5])]);
+    // What a run took longer does not cost the next its place.
+    assert_eq!([queue.batch(11), queue.batch(21)], [Some(vec![3]), Some(vec![5])]);
 }
 
 #[test]

@@ -170,7 +170,7 @@ impl Instance<'_> {
             }
             let queue = started.duration_since(request.arrived);
             let now = Instant::now();
-            if now > request.due {
+            if now > request.deadline {
                 self.shared.refusals.add(Refusal::Late);
             }
             let total = now.duration_since(request.arrived);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Invariant, Report};
 use crate::batcher::{
-    Accepted, Action, BatchId, Batcher, Class, Refused, Rejected, RequestId, Rules, Waiting,
+    Accepted, Action, BatchId, Batcher, Class, Refused, Rejected, RequestId, Rules, Waiting, time_to_spare,
 };
 
 mod batches;
@@ -143,9 +143,9 @@ impl Ledger {
         let ahead = self.lanes.values().flatten().filter(|other| **other < place);
         let rows: usize = ahead.map(|&(_, _, ticket)| self.records[ticket.0].rows).sum();
         let ahead = batcher.work(&request.key, rows, now);
-        let run = estimator.bound(request.rows, now);
-        let wait = residual + ahead + run;
         let left = request.deadline.saturating_duration_since(now);
+        let run = estimator.bound(request.rows, now) + time_to_spare(left);
+        let wait = residual + ahead + run;
         let may_probe = self.waiting() == 0 && self.runs.is_empty() && estimator.is_doubtful(left, now);
         Foretold { wait, run, may_probe }
     }
