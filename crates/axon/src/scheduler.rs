@@ -13,6 +13,7 @@
 mod attendance;
 mod instance;
 mod load;
+mod replan;
 mod timer;
 
 use std::panic::AssertUnwindSafe;
@@ -34,9 +35,11 @@ use crate::signature::{Admitted, BatchKey};
 
 use attendance::{Caller, Runs};
 use load::{ArrivalRate, Refusals, predicted_p99};
+use replan::Replanning;
 
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
 pub use load::{Load, Refusal};
+pub use replan::Replan;
 pub use timer::Timer;
 
 /// The outputs of one request, in the model's order.
@@ -106,10 +109,11 @@ impl std::fmt::Debug for Accepted {
 }
 
 /// How a model is run.
-#[derive(Clone, Debug)]
 pub struct SchedulerConfig {
     /// The bounds of its queue and batches, and how it is served; `instances` is set from the executors.
     pub rules: Rules,
+    /// Asked now and then whether what was learned asks for other batches; `None` keeps them as they are.
+    pub replan: Option<Replan>,
 }
 
 struct State {
@@ -121,6 +125,7 @@ struct State {
     /// When the timer looks at this queue next.
     armed: Option<Instant>,
     arrivals: ArrivalRate,
+    replanning: Option<Replanning>,
 }
 
 struct Shared {
@@ -271,6 +276,7 @@ impl Scheduler {
             running: 0,
             armed: None,
             arrivals: ArrivalRate::new(Instant::now()),
+            replanning: config.replan.map(|replan| Replanning::new(replan, Instant::now())),
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),

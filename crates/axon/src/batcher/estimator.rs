@@ -241,6 +241,12 @@ impl Estimator {
         cell.seconds += (took - cell.seconds) / f64::from(cell.runs.min(SEEN * 2));
     }
 
+    /// Runs that were observed.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+
     /// What has been learned.
     #[must_use]
     pub fn learned(&self) -> Learned {

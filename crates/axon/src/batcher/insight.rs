@@ -1,5 +1,6 @@
 //! What the queue knows, for whoever chooses between models, plans, or explains.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use super::{Batcher, Estimator, Rules};
@@ -37,6 +38,11 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     #[must_use]
     pub fn estimator_of(&self, key: &K) -> &Estimator {
         self.estimate(key)
+    }
+
+    /// Changes the most rows that are run together.
+    pub fn set_max_batch_rows(&mut self, rows: NonZeroUsize) {
+        self.rules.limits.max_batch_rows = rows;
     }
 
     /// The rules it was made with.

@@ -16,10 +16,10 @@ use crate::executor::{Arranged, Executor, Identity};
 use crate::metrics::ModelStatistics;
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
-use crate::plan::{Lab, Load, Plan, Question, choose};
+use crate::plan::{Lab, Load, Observed, Plan, Question, choose, reconsider};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
-use crate::scheduler::{Limits, Output, Rules, Scheduler, SchedulerConfig, Timer};
+use crate::scheduler::{Limits, Output, Replan, Rules, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
 
 /// A version that is ready.
@@ -154,7 +154,10 @@ impl Model {
         };
         let rules = rules(limits, &findings, &configuration);
         warn_of_target(found, &config, &findings);
-        let scheduler_config = SchedulerConfig { rules };
+        // Requests of a sequence have places that were laid out for the plan.
+        let may_replan = stateful.is_none() && configuration.backend() == Backend::OnnxRuntime;
+        let replan = may_replan.then(|| replan(&found.name, plan.clone()));
+        let scheduler_config = SchedulerConfig { rules, replan };
         let statistics = Arc::new(ModelStatistics::default());
         let scheduler = Scheduler::start(
             &found.name,
@@ -396,6 +399,23 @@ fn rules(limits: Limits, findings: &Findings, configuration: &ModelConfiguration
         curve: findings.curve.iter().map(|point| (point.rows, point.duration)).collect(),
         ..Rules::new(limits)
     }
+}
+
+/// Changes the rows of batches where learned run times have left the plan; instances and threads wait for a load.
+fn replan(name: &str, mut plan: Plan) -> Replan {
+    let name = name.to_owned();
+    Box::new(move |estimator, batches, age| {
+        let predict = |rows| estimator.predict(rows);
+        let change = reconsider(&plan, &Observed { predict: &predict, batches, age })?;
+        let (before, rows) = (plan.max_batch_rows, change.max_batch_rows);
+        tracing::info!(
+            model = name,
+            is_split_stale = change.is_split_stale,
+            "batches have up to {rows} rows from now on, not {before}: runs take another time than at load"
+        );
+        plan.max_batch_rows = rows;
+        Some(rows)
+    })
 }
 
 /// A latency target needs room for the run that is under way, its own, and what differs between them.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use synapse::{Tensor, concat_rows, split_rows};
 
 use super::attendance::Attendance;
-use super::{Output, Pending, Refusal, Shared, expired_after, timer};
+use super::{Output, Pending, Refusal, Shared, expired_after, replan, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Run};
@@ -36,7 +36,9 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor
         let took = is_usual.then(|| began.elapsed());
         shared.runs.set(index, None);
         let mut state = shared.lock();
-        state.batcher.finish(id, took, Instant::now());
+        let now = Instant::now();
+        state.batcher.finish(id, took, now);
+        replan::consider(&mut state, now);
         state.running -= requests;
         shared.tell_if_quiet(&state);
     }

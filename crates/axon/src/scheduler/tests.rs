@@ -58,7 +58,7 @@ impl Fixture {
             max_queue_size: bound(max_queue_size),
             max_queue_bytes: 1 << 20,
         };
-        let config = SchedulerConfig { rules: Rules::new(limits) };
+        let config = SchedulerConfig { rules: Rules::new(limits), replan: None };
         let statistics = Arc::new(ModelStatistics::default());
         let timer = Timer::start().unwrap();
         let scheduler =
