@@ -32,6 +32,7 @@ class NativeConfig(TypedDict):
     runtime_library: str | None
     control: str
     load_models: list[str]
+    memory_budget: int | None
     repository_poll_s: int
     load_check: str
     load_check_s: int

@@ -37,7 +37,8 @@ impl App {
     pub async fn ask(&self, request: InferenceRequest) -> Result<InferenceResponse> {
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
-        let ticket = self.server.submit(request, move |answer| answers.push(sender, answer))?;
+        let reply = move |answer| answers.push(sender, answer);
+        let ticket = self.server.submit_when_loaded(request, reply).await?;
         ticket.finish(receiver).await
     }
 

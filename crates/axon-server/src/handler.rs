@@ -24,7 +24,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, openapi, page, verbs};
+use crate::{admin, openapi, page, residency, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -95,6 +95,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
+        Route::Residency => document(&residency::report(app)),
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;
@@ -121,6 +122,10 @@ async fn repository_verb(
         }
         RepositoryVerb::Unload(name) => {
             verbs::unload(app, repository, name, admin::unload_dependents(&body)?).await?;
+        }
+        RepositoryVerb::Keep(name, keep) => {
+            verbs::check_repository(repository)?;
+            residency::keep(app, name, keep).await?;
         }
     }
     Ok(respond(StatusCode::OK, JSON, Frames::default()))
@@ -164,7 +169,10 @@ struct Asked<'a> {
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
     let Asked { head, name, version } = asked;
     match verb {
-        ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
+        ModelVerb::Metadata => {
+            app.server.loaded_model(name, version, None).await?;
+            document(&verbs::model_metadata(app, name, version)?)
+        }
         ModelVerb::Ready => {
             app.server.model(name, version)?;
             health(app, &json!({ "name": name, "ready": true }))
@@ -177,7 +185,10 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         }
         ModelVerb::Generate => infer::generate(app, asked, incoming, false).await,
         ModelVerb::GenerateStream => infer::generate(app, asked, incoming, true).await,
-        ModelVerb::Config => document(&verbs::model_config(app, name, version)?),
+        ModelVerb::Config => {
+            app.server.loaded_model(name, version, None).await?;
+            document(&verbs::model_config(app, name, version)?)
+        }
     }
 }
 

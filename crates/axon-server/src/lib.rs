@@ -21,14 +21,19 @@ pub mod logging;
 pub mod openapi;
 pub mod page;
 pub mod proto;
+mod residency;
 pub mod route;
 mod serve;
 mod settings;
 pub mod shared_memory;
 pub mod signals;
+mod size;
 pub mod status;
 mod timing;
 mod verbs;
+
+pub use residency::Keep;
+pub use size::size;
 
 pub use serve::{
     Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,

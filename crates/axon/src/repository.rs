@@ -10,12 +10,16 @@
 //! Invariants: one change of a model at a time; a load is published at one moment, and what served before serves until
 //! then; a load that fails takes nothing away; what the index says has happened.
 
+mod calm;
 mod control;
 mod events;
 mod follow;
+mod host_memory;
+mod keeper;
 mod model;
 mod overrides;
 mod reaper;
+mod residents;
 mod scan;
 mod sequencer;
 mod source;
@@ -29,18 +33,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::ServerConfig;
+use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Error, Result};
 use crate::scheduler::Timer;
+use keeper::Keeping;
 use reaper::Reaper;
+use residents::Residents;
 use source::Source;
 use table::Table;
 use turns::Turns;
 
 pub(crate) use events::Events;
 pub(crate) use follow::{Look, Watcher};
+pub(crate) use keeper::{keep, rest};
 pub use model::Model;
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
+pub use residents::{ResidencyReport, Resident};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
 pub use ticket::Ticket;
 
@@ -118,6 +126,8 @@ pub struct ModelRepository {
     timer: Arc<Timer>,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
+    /// Which models stay loaded, in mode `auto`.
+    keeping: Option<Keeping>,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -132,21 +142,43 @@ impl ModelRepository {
     pub fn open(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
         let (source, found) = Source::open(path, &config)?;
         let table = Arc::new(Table::default());
+        if config.control == ControlMode::Auto {
+            let residents = Residents::open(&table, &found, config.memory_budget);
+            table.tell_departures({
+                let residents = Arc::downgrade(&residents);
+                move |place| {
+                    if let Some(residents) = residents.upgrade() {
+                        residents.has_left(place);
+                    }
+                }
+            });
+            let keeping = Some(Keeping(residents));
+            return Ok((Self::new(table, source, config, keeping)?, Vec::new()));
+        }
         for versions in found.chunk_by(|one, next| one.name == next.name) {
             if let Some(first) = versions.first() {
                 table.begin(&first.name, versions)?;
             }
         }
-        let repository = Self {
+        Ok((Self::new(table, source, config, None)?, found))
+    }
+
+    fn new(
+        table: Arc<Table>,
+        source: Source,
+        config: ServerConfig,
+        keeping: Option<Keeping>,
+    ) -> Result<Self> {
+        Ok(Self {
             table,
             turns: Turns::default(),
             source,
             config,
             timer: Timer::start()?,
             loads: AtomicU64::new(0),
+            keeping,
             reaper: Reaper::start()?,
-        };
-        Ok((repository, found))
+        })
     }
 
     /// The folders in which a change can change a model.
@@ -188,6 +220,10 @@ impl ModelRepository {
     /// The versions that should be ready and are not, each with whether it is loading.
     #[must_use]
     pub fn unready(&self) -> Vec<(String, u64, bool)> {
+        // What is loaded when it is asked for is not meant to be there.
+        if self.keeping.is_some() {
+            return Vec::new();
+        }
         self.table.unready()
     }
 
@@ -216,6 +252,9 @@ impl ModelRepository {
     /// wait for all together.
     pub fn close(&self, limit: Duration) {
         self.turns.close();
+        if let Some(keeping) = &self.keeping {
+            keeping.0.close();
+        }
         let end = Instant::now() + limit;
         for model in self.table.close() {
             model.close(end.saturating_duration_since(Instant::now()));

@@ -10,6 +10,8 @@
 //! # }
 //! ```
 
+mod resident;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +23,7 @@ use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Error, Result};
 use crate::report::ModelReport;
 use crate::repository::{
-    Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher,
+    Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher, keep,
 };
 use crate::request::{InferenceRequest, InferenceResponse};
 use crate::signature::Signature;
@@ -150,6 +152,10 @@ impl InferenceServer {
             watcher: Mutex::default(),
         };
         let server = Self { inner: Arc::new(inner) };
+        if let Some(kept) = server.inner.repository.kept() {
+            let inner = Arc::downgrade(&server.inner);
+            keep(kept, move || inner.upgrade())?;
+        }
         if control == ControlMode::Poll {
             server.follow(interval.0)?;
         }
@@ -256,8 +262,8 @@ impl InferenceServer {
     /// Any [`ErrorKind`](crate::ErrorKind); the message names the field that is wrong.
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.submit(request.into(), move |answer| drop(sender.send(answer)))?;
-        ticket.finish(receiver).await
+        let reply = move |answer| drop(sender.send(answer));
+        self.submit_when_loaded(request.into(), reply).await?.finish(receiver).await
     }
 
     /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the

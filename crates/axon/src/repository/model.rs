@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::calm::{calmly, session};
 use super::reaper::Departure;
 use super::scan::Found;
 use super::sequencer::{Sequencer, Slots};
@@ -15,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
 use crate::metrics::ModelStatistics;
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
-use crate::onnx::{ModelFile, Session, SessionOptions};
+use crate::onnx::{ModelFile, SessionOptions};
 use crate::plan::{Lab, Load, Observed, Plan, Question, choose, reconsider};
 use crate::probe::{Batchable, CurvePoint, Findings, probe};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
@@ -59,7 +60,7 @@ impl Prepared {
     fn onnx(found: &Found, path: &Path, config: &ModelConfig) -> Result<Self> {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
-        let load = |threads| Session::load(path, SessionOptions { device: config.device, threads, arena });
+        let load = |threads| session(path, SessionOptions { device: config.device, threads, arena });
         let started = Instant::now();
         let session = load(1)?;
         let cost = Load { duration: started.elapsed(), bytes: outline.size };
@@ -134,7 +135,7 @@ impl Model {
         let config = configured(config, configuration);
         let labels = read_labels_of(found)?;
         let prepared = match configuration.backend() {
-            Backend::OnnxRuntime => Prepared::onnx(found, &path, &config)?,
+            Backend::OnnxRuntime => calmly(|| Prepared::onnx(found, &path, &config))?,
             Backend::Identity => Prepared::identity(found)?,
         };
         let Prepared { outline, fit, findings, plan, file_name, executors } = prepared;

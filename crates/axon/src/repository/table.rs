@@ -2,8 +2,8 @@
 //!
 //! A request reads it for a lease; a load or unload writes it for a few lines, never while it loads or closes a model.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use super::scan::Found;
@@ -113,6 +113,8 @@ impl Rows {
 #[derive(Default)]
 pub(super) struct Table {
     rows: RwLock<Rows>,
+    /// Told of each version that has been given back whole.
+    departures: OnceLock<Box<dyn Fn(&Place) + Send + Sync>>,
 }
 
 impl Table {
@@ -195,8 +197,48 @@ impl Table {
         Some(leaving)
     }
 
+    /// Has `listener` told of each version that has been given back; the first is the only one.
+    pub fn tell_departures(&self, listener: impl Fn(&Place) + Send + Sync + 'static) {
+        let _ = self.departures.set(Box::new(listener));
+    }
+
+    /// The versions of a model that are ready, with the generation of each.
+    pub fn serving(&self, name: &str) -> Vec<(Arc<Model>, u64)> {
+        let rows = self.read();
+        let versions = rows.models.get(name).into_iter().flatten();
+        versions
+            .filter_map(|(_, version)| match &version.state {
+                State::Ready(model) => Some((Arc::clone(model), version.generation)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The requests that these generations of a model have answered or refused, as long as they are ready.
+    pub fn asked(&self, name: &str, generations: &BTreeSet<u64>) -> u64 {
+        let rows = self.read();
+        let versions = rows.models.get(name).into_iter().flat_map(BTreeMap::values);
+        let ready = versions.filter(|version| generations.contains(&version.generation));
+        ready
+            .filter_map(|version| match &version.state {
+                State::Ready(model) => {
+                    let counters = model.statistics();
+                    Some(counters.success.read().0 + counters.fail.read().0)
+                }
+                _ => None,
+            })
+            .sum()
+    }
+
     /// A model has been given back whole.
     pub fn has_left(&self, place: &Place) {
+        self.note_left(place);
+        if let Some(listener) = self.departures.get() {
+            listener(place);
+        }
+    }
+
+    fn note_left(&self, place: &Place) {
         let mut rows = self.write();
         let versions = rows.models.get_mut(&place.name);
         let Some(version) = versions.and_then(|versions| versions.get_mut(&place.version)) else { return };
