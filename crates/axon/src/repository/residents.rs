@@ -260,7 +260,8 @@ impl Residents {
         let Some(id) = desk.number(name) else { return };
         desk.residency.add_unknown(id, now);
         // A model without weights is only threads.
-        let is_first = std::mem::replace(&mut desk.is_first, desk.is_first && weights == 0);
+        let is_first = desk.is_first;
+        desk.is_first &= weights == 0;
         let is_alone = desk.disturbances == measuring.disturbances && !is_first && weights > 0;
         desk.disturbances += 1;
         let grown = measuring.bytes.zip(after).map(|(before, after)| after.saturating_sub(before));
