@@ -23,8 +23,8 @@ class Loading:
 
     Attributes:
         control: Who decides which models are loaded: "none", "explicit", "poll" or "auto".
-        memory_budget: Bytes that loaded models may take together when `control` is "auto"; None is what the host has, less
-            a tenth or 256 MiB.
+        memory_budget: Bytes that loaded models may take together when `control` is "auto"; None is what the host
+            has, less a tenth or 256 MiB.
         load_models: The models to load at start when `control` is "explicit".
         poll_s: Seconds between two looks at the repository when `control` is "poll"; 0 leaves it to the system to tell.
         check: Which models are loaded for trial in a process of their own: "always", "first" or "off".

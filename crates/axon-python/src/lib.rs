@@ -7,6 +7,7 @@
 
 mod completions;
 mod errors;
+mod examine;
 mod server;
 mod simulate;
 mod tensors;
@@ -20,6 +21,8 @@ mod _axon {
 
     #[pymodule_export]
     use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::examine::examine;
     #[pymodule_export]
     use crate::server::{Server, check_load, close_all, runtime_version, serve};
     #[pymodule_export]

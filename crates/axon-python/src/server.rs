@@ -88,7 +88,7 @@ pub struct NativeConfig {
 }
 
 impl NativeConfig {
-    fn parse(self) -> Result<ServerConfig> {
+    pub(crate) fn parse(self) -> Result<ServerConfig> {
         let mut config = ServerConfig {
             name: self.name,
             runtime_library: self.runtime_library,

@@ -13,6 +13,7 @@
 mod calm;
 mod control;
 mod events;
+mod examine;
 mod follow;
 mod host_memory;
 mod keeper;
@@ -44,6 +45,7 @@ use table::Table;
 use turns::Turns;
 
 pub(crate) use events::Events;
+pub use examine::{Examined, examine};
 pub(crate) use follow::{Look, Watcher};
 pub(crate) use keeper::{keep, rest};
 pub use model::Model;

@@ -388,6 +388,13 @@ impl Residency {
         })
     }
 
+    /// What a model takes, if somebody has measured it.
+    #[must_use]
+    pub fn measured(&self, id: ModelId) -> Option<u64> {
+        let model = self.models.get(&id)?;
+        model.reload.map(|_| model.bytes)
+    }
+
     /// Every model, ascending.
     pub fn ids(&self) -> impl Iterator<Item = ModelId> + '_ {
         self.models.keys().copied()

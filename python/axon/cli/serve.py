@@ -84,8 +84,8 @@ def add_to(commands: Commands) -> None:
         "--memory-budget",
         type=size,
         metavar="SIZE",
-        help="bytes that loaded models may take together in mode auto, such as 8GiB or 500MB (default: what the host or "
-        "the cgroup has, less a tenth, or 256 MiB where that is more)",
+        help="bytes that loaded models may take together in mode auto, such as 8GiB or 500MB (default: what the host "
+        "or the cgroup has, less a tenth, or 256 MiB where that is more)",
     )
     _add_load_check(parser)
     parser.add_argument(

@@ -265,10 +265,14 @@ impl Residents {
         let is_alone = desk.disturbances == measuring.disturbances && !is_first && weights > 0;
         desk.disturbances += 1;
         let grown = measuring.bytes.zip(after).map(|(before, after)| after.saturating_sub(before));
-        let bytes = match grown.filter(|_| is_alone) {
-            // Memory that was free already does not show.
-            Some(grown) => grown.clamp(weights + LEAST_BYTES, 3 * weights + (64 << 20)),
-            None => foretold(weights),
+        // Memory that was free already does not show, and what requests took meanwhile does.
+        let grown = grown
+            .filter(|_| is_alone)
+            .map(|grown| grown.clamp(weights + LEAST_BYTES, 3 * weights + (16 << 20)));
+        let bytes = match (grown, desk.residency.measured(id)) {
+            (Some(grown), Some(before)) => grown.midpoint(before),
+            (Some(grown), None) => grown,
+            (None, before) => before.unwrap_or_else(|| foretold(weights)),
         };
         let took = now - measuring.began;
         if let Some(copy) = desk.residency.published(id, bytes, took, now) {

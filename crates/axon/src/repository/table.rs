@@ -77,6 +77,8 @@ impl Version {
 
 type Versions = BTreeMap<u64, Version>;
 
+type Listener = Box<dyn Fn(&Place) + Send + Sync>;
+
 #[derive(Default)]
 struct Rows {
     models: BTreeMap<String, Versions>,
@@ -114,7 +116,7 @@ impl Rows {
 pub(super) struct Table {
     rows: RwLock<Rows>,
     /// Told of each version that has been given back whole.
-    departures: OnceLock<Box<dyn Fn(&Place) + Send + Sync>>,
+    departures: OnceLock<Listener>,
 }
 
 impl Table {
