@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
+use crate::history::History;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 
@@ -30,6 +32,9 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    pub started: Instant,
+    /// What was lately, for whoever looks at it.
+    pub history: History,
 }
 
 impl App {

@@ -1,9 +1,13 @@
 //! What is counted about each model. Counters only grow; reading them takes no lock but that of the batch sizes.
 
+mod slowest;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+
+pub use slowest::{KEPT, SlowRequest, Slowest, WINDOW};
 
 /// How often, and for how long together.
 #[derive(Debug, Default)]
@@ -55,6 +59,8 @@ pub struct ModelStatistics {
     pub instance_restarts: AtomicU64,
     /// When the last request was run, in milliseconds since 1970; 0 for never.
     pub last_inference_ms: AtomicU64,
+    /// The slowest requests of the last minutes.
+    pub slowest: Slowest,
     /// Runs by their rows.
     batches: Mutex<BTreeMap<usize, BatchStatistics>>,
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::ServerConfig;
+use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Error, Result};
 use crate::scheduler::Timer;
 use reaper::Reaper;
@@ -183,6 +183,12 @@ impl ModelRepository {
         }));
         index.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
         index
+    }
+
+    /// Who decides what is loaded.
+    #[must_use]
+    pub fn control_mode(&self) -> ControlMode {
+        self.config.control
     }
 
     /// The versions that should be ready and are not, each with whether it is loading.
