@@ -253,7 +253,7 @@ mod tests {
         (0..=20).for_each(|second| track.look(at(second), counted(second * 10, &[], &[])));
         assert_eq!(track.rates(), Rates { requests: 10.0, failed: 1.0, mean_batch: Some(4.0) });
         (21..=30).for_each(|second| track.look(at(second), counted(200 + (second - 20) * 100, &[], &[])));
-        assert_eq!(track.rates().requests, 100.0);
+        assert_eq!(track.rates(), Rates { requests: 100.0, failed: 10.0, mean_batch: Some(4.0) });
         assert_eq!(track.looks.len(), LOOKS);
         (31..=41).for_each(|second| track.look(at(second), counted(1200, &[], &[])));
         assert_eq!(track.rates(), Rates::default());
@@ -297,7 +297,7 @@ mod tests {
         track.begin_anew();
         track.look(at(5), counted(3, &[3], &[(4, 3)]));
         track.look(at(6), counted(9, &[9], &[(4, 9)]));
-        assert_eq!(track.rates().requests, 6.0);
+        assert_eq!(track.rates(), Rates { requests: 6.0, failed: 0.0, mean_batch: Some(4.0) });
         assert_eq!(last_minute(track.slots(), at(6)), [209]);
         assert_eq!(track.batches(), BTreeMap::from([(4, 9)]));
     }
