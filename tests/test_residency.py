@@ -1,4 +1,4 @@
-"""Mode `auto`: more models than the memory budget holds, over both protocols, and the commands that show and change it."""
+"""Mode `auto`: more models than the memory budget holds, over both protocols; and the commands around it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,6 @@ def test_more_models_than_fit_give_right_answers_or_honest_refusals(
     answers = expected[1]
     weights = 1 / np.arange(1, MODELS + 1)
     seed = 7
-    print(f"seed {seed}")
 
     def ask_many(caller: int) -> tuple[int, int]:
         ask = asker(server, protocol)
@@ -99,7 +98,8 @@ def test_more_models_than_fit_give_right_answers_or_honest_refusals(
             try:
                 answer = ask(name_of(number))
             except InferenceServerException as error:
-                assert "503" in str(error.status()) or "UNAVAILABLE" in str(error.status()), error
+                if not any(code in str(error.status()) for code in ("503", "UNAVAILABLE")):
+                    raise
                 refused += 1
             else:
                 np.testing.assert_allclose(answer, answers[number], rtol=1e-3, atol=1e-4)
@@ -120,10 +120,9 @@ def test_more_models_than_fit_give_right_answers_or_honest_refusals(
     done.set()
     watching.join()
     right, refused = (sum(column) for column in zip(*counts, strict=True))
-    print(f"{right} answered, {refused} refused, at most {max(charged) / MIB:.1f} MiB charged")
     report = get(server, "/v2/residency")
     ready = [model for model in report["models"] if model["state"] == "READY"]
-    assert right > refused
+    assert right > refused, f"seed {seed}: {right} answered, {refused} refused"
     assert report["evictions"] > 0
     assert 0 < len(ready) < MODELS
     # A load that turns out larger than was foretold is noted as what it takes, and others leave for it at once.

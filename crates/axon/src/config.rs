@@ -292,6 +292,16 @@ impl Default for LoadCheckConfig {
 /// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Whether requests, runs and loads are counted for whoever reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Metrics {
+    /// They are; it costs a request less than a microsecond.
+    #[default]
+    On,
+    /// Only what the protocol's statistics tell is counted.
+    Off,
+}
+
 /// What holds for the server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
@@ -310,6 +320,8 @@ pub struct ServerConfig {
     /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
     /// has, less a tenth of that or 256 MiB.
     pub memory_budget: Option<u64>,
+    /// Whether requests are counted.
+    pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,

@@ -12,6 +12,7 @@
 
 mod calm;
 mod control;
+mod counters;
 mod events;
 mod examine;
 mod follow;
@@ -34,8 +35,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{ControlMode, ServerConfig};
+use crate::config::{ControlMode, Metrics, ServerConfig};
 use crate::error::{Error, Result};
+use crate::metrics::Registry;
 use crate::scheduler::Timer;
 use keeper::Keeping;
 use reaper::Reaper;
@@ -130,6 +132,7 @@ pub struct ModelRepository {
     loads: AtomicU64,
     /// Which models stay loaded, in mode `auto`.
     keeping: Option<Keeping>,
+    metrics: Registry,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -175,6 +178,7 @@ impl ModelRepository {
             table,
             turns: Turns::default(),
             source,
+            metrics: Registry::new(config.metrics == Metrics::On),
             config,
             timer: Timer::start()?,
             loads: AtomicU64::new(0),
@@ -217,6 +221,12 @@ impl ModelRepository {
         }));
         index.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
         index
+    }
+
+    /// Who decides what is loaded.
+    #[must_use]
+    pub fn control_mode(&self) -> ControlMode {
+        self.config.control
     }
 
     /// The versions that should be ready and are not, each with whether it is loading.

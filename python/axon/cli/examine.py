@@ -31,8 +31,9 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "check",
         help="find everything that is wrong with a repository, without serving it",
-        description="Read and load each model as `axon serve` would, in a process of its own first, and let it go again. "
-        "Every problem is printed with its file, its line where there is one, and what to do; exit code 1 if there is one.",
+        description="Read and load each model as `axon serve` would, in a process of its own first, and let it go "
+        "again. Every problem is printed with its file, its line where there is one, and what to do; exit code 1 if "
+        "there is one.",
     )
     _add_path(parser)
     parser.add_argument("--no-load", action="store_true", help="read names, folders and configurations only")

@@ -6,8 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from axon.cli.remote import add_url, ask
-from axon.errors import AxonError
+from axon.cli.ask import URL, ask
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +25,7 @@ def add_to(commands: Commands) -> None:
         "much comes and how much it can do, and what was refused for which reason.",
     )
     parser.add_argument("model", metavar="MODEL", help="a model on the server")
-    add_url(parser)
+    parser.add_argument("--url", default=URL, help=f"the server (default: {URL})")
     parser.add_argument("--model-version", metavar="N", help="its version (default: the server's choice)")
     parser.add_argument("--json", action="store_true", help="print JSON; docs/scheduling.md says what is in it")
     parser.set_defaults(run=_run)
@@ -43,10 +42,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _ask(chosen: argparse.Namespace) -> dict[str, Any]:
     version = f"/versions/{quote(chosen.model_version, safe='')}" if chosen.model_version else ""
-    document = ask(chosen.url, f"/v2/models/{quote(chosen.model, safe='')}{version}/explain")
-    if not isinstance(document, dict) or "run_time" not in document:
-        raise AxonError(f"{chosen.url} answered with something else: it is no Axon server")
-    return document
+    return ask(chosen.url, f"v2/models/{quote(chosen.model, safe='')}{version}/explain", "run_time")
 
 
 def lines(document: dict[str, Any]) -> list[str]:

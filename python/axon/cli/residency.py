@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from axon.cli.ask import URL, ask, tell
 from axon.cli.parser import bounded, model_name
-from axon.cli.remote import add_url, ask
 from axon.errors import AxonError
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ _ACTIONS: Final = (
 )
 
 
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=URL, help=f"the server (default: {URL})")
+
+
 def add_to(commands: Commands) -> None:
     """Add the commands."""
     parser = commands.add_parser(
@@ -53,7 +57,7 @@ def add_to(commands: Commands) -> None:
         description="Ask a running server which models are in memory: what each takes, how often it is asked, what it "
         "is worth, how long it takes to load again. docs/residency.md says how that decides what stays.",
     )
-    add_url(parser)
+    _add_url(parser)
     parser.add_argument("--json", action="store_true", help="print JSON as the server has it (/v2/residency)")
     parser.add_argument("--watch", action="store_true", help="print it again every --every seconds, until Ctrl-C")
     parser.add_argument(
@@ -69,7 +73,7 @@ def add_to(commands: Commands) -> None:
             command, help=f"have a server {what}", description=f"Have a running server {what}."
         )
         parser.add_argument("model", type=model_name, metavar="MODEL", help="a model in the server's repository")
-        add_url(parser)
+        _add_url(parser)
         parser.add_argument(
             "--timeout",
             type=bounded(float, "seconds", 0.1, _HOUR_S),
@@ -83,8 +87,8 @@ def add_to(commands: Commands) -> None:
 def _act(chosen: argparse.Namespace) -> int:
     if chosen.command == "reload":
         _check_loaded(chosen.url, chosen.model)
-    path = f"/v2/repository/models/{quote(chosen.model, safe='')}/{chosen.verb}"
-    ask(chosen.url, path, post=True, timeout_s=chosen.timeout)
+    path = f"v2/repository/models/{quote(chosen.model, safe='')}/{chosen.verb}"
+    tell(chosen.url, path, timeout_s=chosen.timeout)
     print(f"{chosen.model}: {chosen.command} done")
     return 0
 
@@ -96,10 +100,7 @@ def _check_loaded(url: str, model: str) -> None:
 
 
 def _report(url: str) -> dict[str, Any]:
-    document = ask(url, "/v2/residency")
-    if not isinstance(document, dict) or "models" not in document:
-        raise AxonError(f"{url} answered with something else: it is no Axon server")
-    return document
+    return ask(url, "v2/residency", "models")
 
 
 def _ps(chosen: argparse.Namespace) -> int:

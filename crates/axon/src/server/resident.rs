@@ -70,7 +70,7 @@ impl InferenceServer {
         Err(error.with_retry_after(Duration::from_secs(1)))
     }
 
-    /// As [`InferenceServer::submit`], for a model that may have to be loaded first, as
+    /// As [`InferenceServer::submit_observed`], for a model that may have to be loaded first, as
     /// [`InferenceServer::loaded_model`] does; that counts against the request's timeout.
     ///
     /// # Errors
@@ -80,19 +80,25 @@ impl InferenceServer {
         mut request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
+        self.load_first(&mut request).await?.submit(request, reply)
+    }
+
+    /// A lease on the model of a request, which is loaded first where that is needed; the time that this takes is taken
+    /// from the request's timeout.
+    pub(super) async fn load_first(&self, request: &mut InferenceRequest) -> Result<Arc<Model>> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::shutting_down());
         }
         let repository = &self.inner.repository;
         let error = match repository.lease(&request.model, request.version) {
-            Ok(model) => return model.submit(request, reply),
+            Ok(model) => return Ok(model),
             Err(error) => error,
         };
         let since = Instant::now();
         let timeout = request.timeout.unwrap_or_else(|| repository.patience());
         let model = self.load_for(&request.model, request.version, timeout, error).await?;
         request.timeout = Some(rest(timeout, since));
-        model.submit(request, reply)
+        Ok(model)
     }
 
     /// What is known of the models in memory; `None` in another mode than `auto`.
