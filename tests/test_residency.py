@@ -45,7 +45,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[npt.N
     for number in range(MODELS):
         model = mlp((64, 1024, 256, 10), seed=number)
         save(model, folder / f"{name_of(number)}.onnx")
-        answers.append(ReferenceEvaluator(model).run(None, {"x": ROW})[0])
+        outputs: Any = ReferenceEvaluator(model).run(None, {"x": ROW})
+        answers.append(outputs[0])
     return folder, answers
 
 
@@ -154,7 +155,7 @@ def test_what_is_loaded_is_shown_and_changed_by_commands(server: Server) -> None
 
 
 def test_a_table_is_shown_again_until_it_is_interrupted(server: Server) -> None:
-    command = [AXON, "ps", "--watch", "--every", "0.1", "--url", server.address]
+    command: list[str | Path] = [AXON, "ps", "--watch", "--every", "0.1", "--url", server.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         seen = 0

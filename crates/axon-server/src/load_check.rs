@@ -10,6 +10,9 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 /// The first argument that makes `axon-server` the child.
 pub const SUBCOMMAND: &str = "__check-load";
 
+/// How nice a trial is; 19 is the most.
+const NICENESS: i32 = 10;
+
 /// How `axon-server` starts itself as the child.
 #[must_use]
 pub fn command() -> Vec<OsString> {
@@ -71,6 +74,8 @@ impl Trial<'_> {
         // A crash is expected here and worth no dump; and a trial writes nothing but its answer, to a pipe.
         at_most(Resource::Core, 0, 0)?;
         at_most(Resource::Fsize, 0, 0)?;
+        // Requests are served meanwhile. Where that cannot be said, the trial runs at their priority.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
         #[cfg(target_os = "linux")]
         {
             // Should the machine run out of memory all the same, this process is the one to go. Where that cannot be
