@@ -20,12 +20,12 @@ use serde_json::json;
 use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
-use crate::connection::Answer;
+use crate::connection::{Answer, Port};
 use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, openapi, page, verbs};
+use crate::{admin, metrics, openapi, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -37,6 +37,8 @@ const INLINE_TEXT: usize = 64 << 10;
 pub(crate) struct Http(pub Arc<App>);
 
 impl Answer for Http {
+    const PORT: Port = Port::Http;
+
     type Body = Frames;
 
     const HTTP2_ONLY: Option<&'static str> = None;
@@ -69,7 +71,7 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     if app.server.is_stopping() { closing(response) } else { response }
 }
 
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames>> {
+async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Frames>> {
     let (head, incoming) = request.into_parts();
     if let Err(error) = check_head(&head) {
         return Ok(closing(refusal(app, &error, Context::default())));
@@ -107,6 +109,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
+        Route::Metrics => metrics::answer(app, &head.headers).await,
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;

@@ -18,6 +18,7 @@ mod host;
 pub mod load_check;
 mod loading;
 pub mod logging;
+pub mod metrics;
 pub mod openapi;
 pub mod page;
 pub mod proto;

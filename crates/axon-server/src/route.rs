@@ -47,6 +47,8 @@ pub enum Route<'a> {
     TraceSetting,
     /// `/v2/logging`
     Logging,
+    /// `/metrics`
+    Metrics,
     /// `/openapi.json`
     OpenApi,
     /// `/docs`, and what its page is made of.
@@ -171,6 +173,7 @@ pub fn parse(path: &str) -> Result<Route<'_>> {
     let Some(["", first, rest @ ..]) = segments.get(..count) else { return Err(not_found(path)) };
     match (*first, rest) {
         ("v2", rest) => parse_v2(rest, path),
+        ("metrics", []) => Ok(Route::Metrics),
         ("openapi.json", []) => Ok(Route::OpenApi),
         ("docs", _) => Ok(Route::Page(path)),
         _ => Err(not_found(path)),
@@ -303,6 +306,7 @@ mod tests {
             memory(MemoryKind::Cuda, Some("r"), MemoryVerb::Register),
         );
         check("/v2/systemsharedmemory/unregister", memory(MemoryKind::System, None, MemoryVerb::Unregister));
+        check("/metrics", Route::Metrics);
         check("/openapi.json", Route::OpenApi);
         check("/docs", Route::Page("/docs"));
         check("/docs/page.js", Route::Page("/docs/page.js"));

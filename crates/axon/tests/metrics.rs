@@ -23,7 +23,7 @@ const IDENTITY: &str = r#"
 
 fn question(delay_ms: i64) -> InferenceRequest {
     let mut request = InferenceRequest::new(Tensor::from_vec(&[1, 1], vec![1.0_f32]).unwrap());
-    request.model = "m".to_owned();
+    request = request.with_model("m");
     request.parameters = vec![("execute_delay_ms".to_owned(), Parameter::Int(delay_ms))];
     request
 }

@@ -32,6 +32,8 @@ enum Body {
     Events,
     /// A page to look at.
     Page,
+    /// Plain text.
+    Text,
 }
 
 /// Groups of operations.
@@ -100,6 +102,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get(SERVER, "/v2/health/ready", "isReady", "Whether every model is ready")
         .gives(Body::Json("ServerReady")).fails(&[503]),
     get(SERVER, "/v2", "getServer", "The server's name, version and extensions").gives(Body::Json("ServerMetadata")),
+    get(SERVER, "/metrics", "getMetrics", "What the server tells of itself, for Prometheus").gives(Body::Text).fails(&[404]),
     get(SERVER, "/openapi.json", "getDocument", "This document").gives(Body::Json("Document")),
     get(SERVER, "/docs", "getPage", "This document, as a page").gives(Body::Page),
 
@@ -208,6 +211,7 @@ impl Body {
             }
             Self::Tensors(name) => tensors(schema(name)),
             Self::Events => json!({ "text/event-stream": { "schema": schema("Events") } }),
+            Self::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
             Self::Page => json!({ "text/html": { "schema": { "type": "string" } } }),
         }
     }
