@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use axon::config::{Device, Metrics};
 use axon::metrics::Observed;
@@ -15,6 +16,7 @@ use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
 use crate::connection::Ports;
+use crate::history::History;
 use crate::metrics::Scrapes;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
@@ -40,6 +42,9 @@ pub(crate) struct App {
     pub device: Device,
     pub ports: Arc<Ports>,
     pub scrapes: Scrapes,
+    pub started: Instant,
+    /// What was lately, for whoever looks at it.
+    pub history: History,
 }
 
 impl App {

@@ -9,8 +9,8 @@ use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-    HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -25,7 +25,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, metrics, openapi, page, verbs};
+use crate::{admin, dashboard, health, metrics, openapi, overview, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -84,8 +84,8 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
         Err(error) => return Ok(lost(app, &error, head.uri.path())),
     };
     match route {
-        Route::Live => health(app, &json!({ "live": true })),
-        Route::Ready => verbs::ready(app).and_then(|()| health(app, &json!({ "ready": true }))),
+        Route::Live => is_well(app, &json!({ "live": true })),
+        Route::Ready => ready(app, head.uri.query()),
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } if verb.infers() => {
@@ -115,6 +115,7 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
             let body = plain_body(app, &head, incoming).await?;
             shared_memory(app, kind, region, verb, &body)
         }
+        Route::Overview => document(&overview::overview(app)),
         Route::Page(path) => page(path),
     }
 }
@@ -143,11 +144,15 @@ async fn repository_verb(
 
 /// The page that shows what may be asked, and what it is made of.
 fn page(path: &str) -> Result<Response<Frames>> {
-    let (content_type, body) = page::asset(path).ok_or_else(|| crate::route::not_found(path))?;
+    let asset = page::asset(path).or_else(|| dashboard::asset(path));
+    let (content_type, body) = asset.ok_or_else(|| crate::route::not_found(path))?;
     let mut response = respond(StatusCode::OK, HeaderValue::from_static(content_type), body.into());
     response
         .headers_mut()
         .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page and its parts belong to one version of the server.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
 }
 
@@ -181,10 +186,11 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
     match verb {
         ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
         ModelVerb::Ready => {
-            app.server.model(name, version)?;
-            health(app, &json!({ "name": name, "ready": true }))
+            health::model_ready(app, name, version)?;
+            is_well(app, &json!({ "name": name, "ready": true }))
         }
         ModelVerb::Explain => document(&explain::explain(app, name, version)?),
+        ModelVerb::Recent => document(&overview::recent(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
@@ -218,7 +224,7 @@ async fn plain_body(app: &App, head: &Parts, incoming: Incoming) -> Result<Bytes
         ));
     }
     check_content_type(&head.headers)?;
-    body::read(incoming, app.body_limit).await
+    body::read(incoming, app.body_limit, 0).await
 }
 
 /// Checks what hyper lets through and two readers could take differently, or one for too much.
@@ -280,8 +286,21 @@ fn content_encoding(headers: &HeaderMap) -> Option<String> {
     (encoding != "identity").then_some(encoding)
 }
 
+/// Whether the server is ready; with all that stands in its way where the query asks for it.
+fn ready(app: &App, query: Option<&str>) -> Result<Response<Frames>> {
+    if !health::is_verbose(query)? {
+        return verbs::ready(app).and_then(|()| is_well(app, &json!({ "ready": true })));
+    }
+    let (is_ready, report) = health::report(app);
+    let mut response = document(&report)?;
+    if !is_ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
+}
+
 /// What a check of health is told. The client of `KServe` reads it; Triton says nothing.
-fn health(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
+fn is_well(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
     match app.compat {
         Compat::Native => document(said),
         Compat::Triton => Ok(respond(StatusCode::OK, JSON, Frames::default())),
