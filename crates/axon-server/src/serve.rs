@@ -255,24 +255,9 @@ pub async fn serve(
     options: WireOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let answers = Arc::new(Answers::default());
     let (finish, finishing) = watch::channel(false);
-    let app = Arc::new(App {
-        server: server.clone(),
-        body_limit: options.max_request_bytes,
-        in_flight: InFlight::default(),
-        finishing: finishing.clone(),
-        answers: Arc::clone(&answers),
-        settings: Settings::default(),
-        compat: options.compat,
-        shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
-        metrics: options.metrics,
-        device: options.device,
-        ports: Arc::default(),
-        scrapes: Scrapes::default(),
-        started: Instant::now(),
-        history: History::default(),
-    });
+    let app = Arc::new(app(server.clone(), options, finishing.clone()));
+    let answers = Arc::clone(&app.answers);
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
     let connections = Connections::new(connection_limit(), &app.ports);
@@ -322,6 +307,26 @@ pub async fn serve(
     }
     tracing::info!("bye");
     Ok(())
+}
+
+/// The server as its verbs see it.
+fn app(server: InferenceServer, options: WireOptions, finishing: watch::Receiver<bool>) -> App {
+    App {
+        server,
+        body_limit: options.max_request_bytes,
+        in_flight: InFlight::default(),
+        finishing,
+        answers: Arc::new(Answers::default()),
+        settings: Settings::default(),
+        compat: options.compat,
+        shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
+        metrics: options.metrics,
+        device: options.device,
+        ports: Arc::default(),
+        scrapes: Scrapes::default(),
+        started: Instant::now(),
+        history: History::default(),
+    }
 }
 
 /// Accepts connections for ever; without a listener there are none.
