@@ -163,6 +163,8 @@ def test_while_it_drains_it_lives_and_nothing_is_ready(tmp_path: Path) -> None:
         assert client.is_server_live()
         assert sleep(server, 0).status == 503, "what is ready is what takes requests"
         assert running.result().status == 200
+        # A second signal would end it at once.
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def in_flight(server: Server) -> int:
