@@ -22,10 +22,11 @@ const IDENTITY: &str = r#"
 "#;
 
 fn question(delay_ms: i64) -> InferenceRequest {
-    let mut request = InferenceRequest::new(Tensor::from_vec(&[1, 1], vec![1.0_f32]).unwrap());
-    request.model = "m".to_owned();
-    request.parameters = vec![("execute_delay_ms".to_owned(), Parameter::Int(delay_ms))];
-    request
+    InferenceRequest {
+        model: "m".to_owned(),
+        parameters: vec![("execute_delay_ms".to_owned(), Parameter::Int(delay_ms))],
+        ..InferenceRequest::new(Tensor::from_vec(&[1, 1], vec![1.0_f32]).unwrap())
+    }
 }
 
 /// The counters of a model's version, or of unknown ones.
