@@ -43,7 +43,6 @@ pub(crate) fn overview(app: &App) -> Value {
         "server": server(app),
         "models": models,
         "latency": latency(&slots, now),
-        "residency": null,
     })
 }
 
