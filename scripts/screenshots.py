@@ -82,6 +82,7 @@ def take(server: Server) -> None:
             page.show_on(width=width, height=height, scheme=scheme)
             page.wait_for("document.querySelector('canvas:not([hidden])') !== null")
             if place:
+                page.wait_for("document.querySelector('form [type=submit]') !== null")
                 page.ask("document.querySelector('form [type=submit]').click()")
                 page.wait_for("document.querySelector('.answer pre') !== null")
             page.ask(f"document.querySelector('{scroll_to}').scrollIntoView()")
