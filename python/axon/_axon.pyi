@@ -43,6 +43,8 @@ class NativeServe(TypedDict):
     host: str
     http_port: int
     grpc_port: int | None
+    metrics_port: int
+    metrics: str
     max_request_bytes: int
     allow_client_shm: bool
     compat: str

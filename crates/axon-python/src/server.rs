@@ -321,6 +321,8 @@ pub struct NativeServe {
     host: IpAddr,
     http_port: u16,
     grpc_port: Option<u16>,
+    metrics_port: u16,
+    metrics: String,
     max_request_bytes: usize,
     allow_client_shm: bool,
     compat: String,
@@ -330,7 +332,7 @@ pub struct NativeServe {
 /// Serves until SIGINT or SIGTERM.
 #[pyfunction]
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
-    let NativeServe { path, host, http_port, grpc_port, .. } = options;
+    let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
     logging::start(&options.log_level)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
@@ -339,9 +341,12 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
         max_request_bytes: options.max_request_bytes,
         compat,
         allow_client_shm: options.allow_client_shm,
+        ..WireOptions::default()
     };
-    let options =
-        ServeOptions { path, host, http_port, grpc_port, wire, config: config.parse().or_raise(py)? };
+    let mut config = config.parse().or_raise(py)?;
+    config.metrics =
+        options.metrics.parse().map_err(|problem| Error::invalid("metrics", problem)).or_raise(py)?;
+    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, wire, config };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use axon::config::{Device, Metrics};
 use axon::metrics::Observed;
 use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
@@ -14,7 +15,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
+use crate::connection::Ports;
 use crate::history::History;
+use crate::metrics::Scrapes;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 
@@ -33,6 +36,12 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    /// Whether metrics are told.
+    pub metrics: Metrics,
+    /// Where models run that do not say.
+    pub device: Device,
+    pub ports: Arc<Ports>,
+    pub scrapes: Scrapes,
     pub started: Instant,
     /// What was lately, for whoever looks at it.
     pub history: History,
@@ -47,6 +56,11 @@ impl App {
         let response = ticket.finish(receiver).await?;
         observed.ran(response.timing);
         Ok(response)
+    }
+
+    /// Whether metrics are told.
+    pub fn counts(&self) -> bool {
+        self.metrics == Metrics::On
     }
 
     /// Reads a request by `parse`, what is in shared memory last; on another thread where that takes long.

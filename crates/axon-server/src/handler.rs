@@ -20,12 +20,12 @@ use serde_json::json;
 use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
-use crate::connection::Answer;
+use crate::connection::{Answer, Port};
 use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, dashboard, openapi, overview, page, verbs};
+use crate::{admin, dashboard, health, metrics, openapi, overview, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -37,6 +37,8 @@ const INLINE_TEXT: usize = 64 << 10;
 pub(crate) struct Http(pub Arc<App>);
 
 impl Answer for Http {
+    const PORT: Port = Port::Http;
+
     type Body = Frames;
 
     const HTTP2_ONLY: Option<&'static str> = None;
@@ -69,7 +71,7 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     if app.server.is_stopping() { closing(response) } else { response }
 }
 
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames>> {
+async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Frames>> {
     let (head, incoming) = request.into_parts();
     if let Err(error) = check_head(&head) {
         return Ok(closing(refusal(app, &error, Context::default())));
@@ -82,8 +84,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
         Err(error) => return Ok(lost(app, &error, head.uri.path())),
     };
     match route {
-        Route::Live => health(app, &json!({ "live": true })),
-        Route::Ready => verbs::ready(app).and_then(|()| health(app, &json!({ "ready": true }))),
+        Route::Live => is_well(app, &json!({ "live": true })),
+        Route::Ready => ready(app, head.uri.query()),
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } if verb.infers() => {
@@ -107,6 +109,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
+        Route::Metrics => metrics::answer(app, &head.headers).await,
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;
@@ -183,8 +186,8 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
     match verb {
         ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
         ModelVerb::Ready => {
-            app.server.model(name, version)?;
-            health(app, &json!({ "name": name, "ready": true }))
+            health::model_ready(app, name, version)?;
+            is_well(app, &json!({ "name": name, "ready": true }))
         }
         ModelVerb::Explain => document(&explain::explain(app, name, version)?),
         ModelVerb::Recent => document(&overview::recent(app, name, version)?),
@@ -283,8 +286,21 @@ fn content_encoding(headers: &HeaderMap) -> Option<String> {
     (encoding != "identity").then_some(encoding)
 }
 
+/// Whether the server is ready; with all that stands in its way where the query asks for it.
+fn ready(app: &App, query: Option<&str>) -> Result<Response<Frames>> {
+    if !health::is_verbose(query)? {
+        return verbs::ready(app).and_then(|()| is_well(app, &json!({ "ready": true })));
+    }
+    let (is_ready, report) = health::report(app);
+    let mut response = document(&report)?;
+    if !is_ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
+}
+
 /// What a check of health is told. The client of `KServe` reads it; Triton says nothing.
-fn health(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
+fn is_well(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
     match app.compat {
         Compat::Native => document(said),
         Compat::Triton => Ok(respond(StatusCode::OK, JSON, Frames::default())),

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, PollInterval, Profile};
+use axon::config::{
+    Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
+};
 use axon_server::compat::Compat;
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
@@ -34,6 +36,12 @@ struct Arguments {
     /// Serve no gRPC
     #[arg(long, conflicts_with = "grpc_port")]
     no_grpc: bool,
+    /// The port for metrics; 0 takes a free one
+    #[arg(long, default_value_t = 8002)]
+    metrics_port: u16,
+    /// on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: neither
+    #[arg(long, default_value_t)]
+    metrics: Metrics,
     /// The most bytes of a request, as sent and decoded
     #[arg(long, default_value_t = BODY_LIMIT, value_parser = request_bytes)]
     max_request_bytes: usize,
@@ -143,6 +151,8 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
+    options.metrics_port = arguments.metrics_port;
+    options.config.metrics = arguments.metrics;
     options.wire.max_request_bytes = arguments.max_request_bytes;
     options.wire.allow_client_shm = arguments.allow_client_shm;
     options.wire.compat = arguments.compat;

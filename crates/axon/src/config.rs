@@ -297,6 +297,27 @@ pub enum Metrics {
     Off,
 }
 
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl FromStr for Metrics {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("expected `on` or `off`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
 /// What holds for the server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerConfig {

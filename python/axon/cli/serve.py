@@ -48,6 +48,7 @@ def add_to(commands: Commands) -> None:
         help="port for gRPC; 0 takes a free one (default: 8001)",
     )
     parser.add_argument("--no-grpc", action="store_true", help="serve no gRPC")
+    _add_metrics(parser)
     parser.add_argument(
         "--max-request-bytes",
         type=bounded(int, "an integer", 1 << 10, (1 << 32) - 1),
@@ -98,6 +99,23 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-port",
+        type=bounded(int, "an integer", 0, _LARGEST_PORT),
+        default=8002,
+        metavar="PORT",
+        help="port for metrics; 0 takes a free one (default: 8002)",
+    )
+    parser.add_argument(
+        "--metrics",
+        choices=["on", "off"],
+        default="on",
+        help="on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: "
+        "neither (default: on)",
+    )
+
+
 def _add_load_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--load-check",
@@ -146,6 +164,8 @@ def _run(chosen: argparse.Namespace) -> int:
                 "host": host,
                 "http_port": chosen.http_port,
                 "grpc_port": None if chosen.no_grpc else chosen.grpc_port,
+                "metrics_port": chosen.metrics_port,
+                "metrics": chosen.metrics,
                 "max_request_bytes": chosen.max_request_bytes,
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,

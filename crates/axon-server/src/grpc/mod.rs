@@ -26,7 +26,7 @@ use prost::Message;
 use crate::app::App;
 use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
-use crate::connection::Answer;
+use crate::connection::{Answer, Port};
 use crate::host::check_host;
 use crate::proto::health::HealthCheckRequest;
 use body::GrpcBody;
@@ -54,6 +54,8 @@ impl Grpc {
 }
 
 impl Answer for Grpc {
+    const PORT: Port = Port::Grpc;
+
     type Body = GrpcBody;
 
     const HTTP2_ONLY: Option<&'static str> = Some(
