@@ -31,6 +31,7 @@ mod serve;
 mod settings;
 pub mod shared_memory;
 pub mod signals;
+mod spread;
 pub mod status;
 mod timing;
 mod verbs;
