@@ -38,5 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     config.compile_fds(files)?;
+    // Sent to collectors, not served: reflection does not tell of it.
+    config.compile_fds(protox::compile(["otlp.proto"], [&root])?)?;
     Ok(())
 }

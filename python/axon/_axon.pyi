@@ -47,6 +47,10 @@ class NativeServe(TypedDict):
     allow_client_shm: bool
     compat: str
     log_level: str
+    otlp_endpoint: str | None
+    otlp_protocol: str | None
+    trace_ratio: float
+    trace_slow_ms: int | None
 
 class NativeReplay(TypedDict):
     arrivals: list[float]

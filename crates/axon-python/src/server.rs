@@ -13,6 +13,7 @@ use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -325,11 +326,28 @@ pub struct NativeServe {
     allow_client_shm: bool,
     compat: String,
     log_level: String,
+    otlp_endpoint: Option<String>,
+    otlp_protocol: Option<String>,
+    trace_ratio: f64,
+    trace_slow_ms: Option<u64>,
+}
+
+impl NativeServe {
+    fn trace(&self) -> Result<TraceOptions> {
+        let protocol = self.otlp_protocol.as_deref().map(str::parse).transpose();
+        Ok(TraceOptions {
+            endpoint: self.otlp_endpoint.clone(),
+            protocol: protocol.map_err(|problem: String| Error::invalid("otlp_protocol", problem))?,
+            ratio: self.trace_ratio,
+            slow: self.trace_slow_ms.map(Duration::from_millis),
+        })
+    }
 }
 
 /// Serves until SIGINT or SIGTERM.
 #[pyfunction]
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
+    let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, .. } = options;
     logging::start(&options.log_level)
         .map_err(|problem| Error::invalid("log_level", problem))
@@ -339,6 +357,7 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
         max_request_bytes: options.max_request_bytes,
         compat,
         allow_client_shm: options.allow_client_shm,
+        trace,
     };
     let options =
         ServeOptions { path, host, http_port, grpc_port, wire, config: config.parse().or_raise(py)? };

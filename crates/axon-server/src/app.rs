@@ -14,6 +14,7 @@ use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
+use crate::trace::{Span, Tracer};
 
 /// Copies of more bytes than this are made on another thread: they take a millisecond or more.
 const INLINE_COPY: u64 = 4 << 20;
@@ -30,15 +31,21 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    /// Traces requests, where there is a collector.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl App {
-    /// Asks a model. Dropping the future takes the request out of the queue.
-    pub async fn ask(&self, request: InferenceRequest) -> Result<InferenceResponse> {
+    /// Asks a model, and notes in `span` what becomes of it. Dropping the future takes the request out of the queue.
+    pub async fn ask(&self, request: InferenceRequest, span: &Span) -> Result<InferenceResponse> {
+        span.received(&request);
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
-        let ticket = self.server.submit(request, move |answer| answers.push(sender, answer))?;
-        ticket.finish(receiver).await
+        let answer = match self.server.submit(request, move |answer| answers.push(sender, answer)) {
+            Ok(ticket) => ticket.finish(receiver).await,
+            Err(error) => Err(error),
+        };
+        answer.inspect(|response| span.ran(response)).inspect_err(|error| span.failed(error))
     }
 
     /// Reads a request by `parse`, what is in shared memory last; on another thread where that takes long.
@@ -75,13 +82,14 @@ impl App {
 }
 
 /// Writes a failure to the log: loud where the server is to blame.
-pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>) {
+pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>, span: &Span) {
     let id = id.unwrap_or_default().escape_debug();
+    let trace = span.context().map(|context| tracing::field::display(context.trace_id()));
     match error.kind() {
         ErrorKind::Internal | ErrorKind::ExecutionFailed => {
-            tracing::error!(model, %id, cause = error.cause(), "{}", error.message().escape_debug());
+            tracing::error!(model, %id, trace, cause = error.cause(), "{}", error.message().escape_debug());
         }
-        _ => tracing::debug!(model, %id, cause = error.cause(), "{}", error.message().escape_debug()),
+        _ => tracing::debug!(model, %id, trace, cause = error.cause(), "{}", error.message().escape_debug()),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
+use crate::trace::Span;
 use crate::{admin, openapi, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -86,8 +87,12 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } => {
-            let answered = model(app, Asked { head: &head, name, version }, verb, incoming).await;
-            Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
+            let span = infer::span(app, &head, name, version, verb);
+            let answered =
+                model(app, Asked { head: &head, name, version, span: &span }, verb, incoming).await;
+            let answered = answered.inspect_err(|error| span.failed(error));
+            let refused = |error| refusal(app, &error, Context { model: name, id: None });
+            Ok(span.answered(answered.unwrap_or_else(refused)))
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
         Route::Logging => document(&admin::log(app, change(app, &head, incoming).await?)?),
@@ -159,10 +164,11 @@ struct Asked<'a> {
     head: &'a Parts,
     name: &'a str,
     version: Option<u64>,
+    span: &'a Span,
 }
 
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, .. } = asked;
     match verb {
         ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
         ModelVerb::Ready => {

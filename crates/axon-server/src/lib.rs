@@ -28,6 +28,7 @@ pub mod shared_memory;
 pub mod signals;
 pub mod status;
 mod timing;
+pub mod trace;
 mod verbs;
 
 pub use serve::{

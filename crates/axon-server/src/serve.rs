@@ -22,6 +22,7 @@ use crate::loading::Loading;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
+use crate::trace::{TraceOptions, Tracer};
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -53,7 +54,7 @@ pub struct ServeOptions {
 }
 
 /// How the protocol is spoken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WireOptions {
     /// The most bytes of a request's body or message, as sent and decoded.
     pub max_request_bytes: usize,
@@ -61,11 +62,18 @@ pub struct WireOptions {
     pub compat: Compat,
     /// Whether clients on this host may name shared memory.
     pub allow_client_shm: bool,
+    /// Which requests are traced, and where the traces go.
+    pub trace: TraceOptions,
 }
 
 impl Default for WireOptions {
     fn default() -> Self {
-        Self { max_request_bytes: BODY_LIMIT, compat: Compat::Native, allow_client_shm: false }
+        Self {
+            max_request_bytes: BODY_LIMIT,
+            compat: Compat::Native,
+            allow_client_shm: false,
+            trace: TraceOptions::default(),
+        }
     }
 }
 
@@ -147,6 +155,7 @@ impl std::error::Error for ServeError {}
 /// [`ServeError`] when the address is taken or the lone model cannot be served.
 pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
+    options.wire.trace.check().map_err(|error| ServeError::Listen(error.message().to_owned()))?;
     let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {
         let stop = signals::first_of_interrupt_and_terminate()
@@ -224,15 +233,18 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let answers = Arc::new(Answers::default());
     let (finish, finishing) = watch::channel(false);
+    let (tracer, exporter) = Tracer::start(&options.trace)?.unzip();
+    let tracing = tracer.as_ref().map(|tracer| (options.trace.ratio, tracer.policies()));
     let app = Arc::new(App {
         server: server.clone(),
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
         finishing: finishing.clone(),
         answers: Arc::clone(&answers),
-        settings: Settings::default(),
+        settings: Settings::new(tracing),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
+        tracer,
     });
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
@@ -269,6 +281,10 @@ pub async fn serve(
     delivering.abort();
     if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
+    }
+    // The last spans are those of what was answered last.
+    if let (Some(exporter), Some(tracer)) = (exporter, &app.tracer) {
+        exporter.close(tracer).await;
     }
     tracing::info!("bye");
     Ok(())

@@ -94,6 +94,7 @@ def add_to(commands: Commands) -> None:
         default="warn",
         help="least urgent messages on standard error (default: warn)",
     )
+    _add_tracing(parser)
     add_model_options(parser)
     parser.set_defaults(run=_run)
 
@@ -118,6 +119,33 @@ def _add_load_check(parser: argparse.ArgumentParser) -> None:
         type=bounded(int, "an integer", 1, 2**63 - 1),
         metavar="BYTES",
         help="address space that a trial may take (default: chosen by the model's size)",
+    )
+
+
+def _add_tracing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="OpenTelemetry collector that traces are sent to, such as http://127.0.0.1:4318 "
+        "(default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)",
+    )
+    parser.add_argument(
+        "--otlp-protocol",
+        choices=["http/protobuf", "grpc"],
+        help="how the collector is spoken to (default: what OTEL_EXPORTER_OTLP_PROTOCOL says, else http/protobuf)",
+    )
+    parser.add_argument(
+        "--trace-ratio",
+        type=bounded(float, "a number", 0, 1),
+        default=1.0,
+        metavar="RATIO",
+        help="share of requests that are traced whose callers do not say, 0 to 1 (default: 1)",
+    )
+    parser.add_argument(
+        "--trace-slow-ms",
+        type=bounded(int, "an integer", 1, _DAY_S * 1000),
+        metavar="MILLISECONDS",
+        help="requests that take so long are traced whatever the ratio (default: none)",
     )
 
 
@@ -150,6 +178,10 @@ def _run(chosen: argparse.Namespace) -> int:
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,
                 "log_level": chosen.log_level,
+                "otlp_endpoint": chosen.otlp_endpoint,
+                "otlp_protocol": chosen.otlp_protocol,
+                "trace_ratio": chosen.trace_ratio,
+                "trace_slow_ms": chosen.trace_slow_ms,
             },
             native,
         )

@@ -17,6 +17,7 @@ use crate::codec::{self, Decoded, OutputFormat};
 use crate::compat::Context;
 use crate::proto::inference::{ModelInferRequest, ModelInferResponse};
 use crate::timing;
+use crate::trace::{Entry, Span};
 
 /// Messages of more bytes than this are read on another thread: they take a millisecond or more.
 const INLINE: usize = 4 << 20;
@@ -64,10 +65,11 @@ pub(super) struct Answered {
 }
 
 /// Asks a model.
-pub(super) async fn ask(app: &App, question: Question) -> Result<Answered> {
+pub(super) async fn ask(app: &App, question: Question, span: &Span) -> Result<Answered> {
     let Question { request, id, format } = question;
     let model = request.model.clone();
-    let response = app.ask(request).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
+    let answer = app.ask(request, span).await;
+    let response = answer.inspect_err(|error| log_failure(error, &model, id.as_deref(), span))?;
     let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
     let encode = move || {
@@ -100,8 +102,11 @@ pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Resul
     let length = message.len();
     let message: ModelInferRequest = decode(message)?;
     let (model, id) = (message.model_name.clone(), (!message.id.is_empty()).then(|| message.id.clone()));
+    let entry = Entry::Grpc { method: "ModelInfer" };
+    let span = Span::begin(app.tracer.as_ref(), call.caller.clone(), call.came, &model, entry);
+    span.named(id.as_deref());
     let answered = match read(app, message, length, call.timeout).await {
-        Ok(question) => ask(app, question).await,
+        Ok(question) => ask(app, question, &span).await,
         Err(error) => Err(error),
     };
     match answered {
@@ -110,12 +115,18 @@ pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Resul
             let mut response = respond(call, message, tail)?;
             if let GrpcBody::Ready(_, Some(trailers)) = response.body_mut() {
                 timing::insert(trailers, &timing);
+                span.ending(trailers);
             }
+            span.ride(&mut response);
             Ok(response)
         }
         Err(error) => {
             let context = Context { model: &model, id: id.as_deref() };
-            Ok(refusal(app.compat, &error, context))
+            span.failed(&error);
+            let mut response = refusal(app.compat, &error, context);
+            span.ending(response.headers_mut());
+            span.ride(&mut response);
+            Ok(response)
         }
     }
 }

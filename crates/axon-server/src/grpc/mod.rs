@@ -14,6 +14,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axon::error::Echo;
 use axon::{Error, ErrorKind, Result};
@@ -29,6 +30,7 @@ use crate::compat::{Compat, Context};
 use crate::connection::Answer;
 use crate::host::check_host;
 use crate::proto::health::HealthCheckRequest;
+use crate::trace::Caller;
 use body::GrpcBody;
 use calls::Verb;
 use wire::Messages;
@@ -96,6 +98,9 @@ struct Call {
     timeout: Option<std::time::Duration>,
     /// A stream ends with the first error, instead of going on.
     error_ends_stream: bool,
+    caller: Caller,
+    /// When its headers had come.
+    came: Instant,
 }
 
 async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<GrpcBody>> {
@@ -109,6 +114,8 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
         encoding: encoding.filter(|&encoding| wire::is_accepted(&head.headers, encoding)),
         timeout: wire::timeout(&head.headers)?,
         error_ends_stream,
+        caller: Caller::of(&head.headers),
+        came: Instant::now(),
     };
     let mut messages = Messages::new(incoming, encoding, app.body_limit);
     match verb {

@@ -5,6 +5,7 @@
 //! are not read until an answer has been written.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axon::{Error, Result};
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
 };
+use crate::trace::{Entry, Span};
 
 /// The most questions of one stream that are being answered.
 const MAX_OPEN: usize = 64;
@@ -33,6 +35,7 @@ const FINAL: &str = "triton_final_response";
 struct Asked {
     model: String,
     id: String,
+    span: Arc<Span>,
     answer: JoinHandle<Result<ModelInferResponse>>,
 }
 
@@ -116,16 +119,21 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let message: Result<ModelInferRequest> = super::decode(message);
     let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
+    let entry = Entry::Grpc { method: "ModelStreamInfer" };
+    let span = Span::begin(app.tracer.as_ref(), call.caller.clone(), Instant::now(), &model, entry);
+    span.named((!id.is_empty()).then_some(&id));
+    let span = Arc::new(span);
+    let asked = Arc::clone(&span);
     let answer = tokio::spawn(async move {
         let _guard = app.enter()?;
         let question = infer::read(&app, message?, length, timeout).await?;
-        let infer::Answered { mut message, raw, .. } = infer::ask(&app, question).await?;
+        let infer::Answered { mut message, raw, .. } = infer::ask(&app, question, &asked).await?;
         let choice = Some(ParameterChoice::BoolParam(true));
         message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });
         message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();
         Ok(message)
     });
-    Asked { model, id, answer }
+    Asked { model, id, span, answer }
 }
 
 /// Writes the answer to one question; fails with the error that ends the stream, or `None` when the caller has gone.
@@ -136,6 +144,7 @@ async fn write(
     frames: &mpsc::Sender<Frame<Bytes>>,
 ) -> Result<(), Option<Error>> {
     let answer = (&mut asked.answer).await.unwrap_or_else(|error| Err(Error::internal(error)));
+    asked.span.told(&answer);
     let (error_message, response) = match answer {
         Ok(response) => (String::new(), response),
         Err(error) if call.error_ends_stream => return Err(Some(error)),

@@ -1,20 +1,23 @@
 //! The verbs that ask a model: `infer`, `generate` and `generate_stream`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axon::request::InferenceRequest;
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
-use hyper::{Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Response, StatusCode, Version};
 
 use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
 use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
+use crate::route::ModelVerb;
 use crate::timing;
+use crate::trace::{Caller, Entry, Span};
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -31,22 +34,35 @@ const INLINE_BINARY: usize = 4 << 20;
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
+/// The span of what asks a model; what does not is not traced.
+pub(super) fn span(app: &App, head: &Parts, name: &str, version: Option<u64>, verb: ModelVerb) -> Span {
+    let verb = match verb {
+        ModelVerb::Infer => "infer",
+        ModelVerb::Generate => "generate",
+        ModelVerb::GenerateStream => "generate_stream",
+        _ => return Span::none(),
+    };
+    let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
+    Span::begin(app.tracer.as_ref(), Caller::of(&head.headers), Instant::now(), name, entry)
+}
+
 pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, span } = asked;
     let headers = &head.headers;
     let _guard = app.enter()?;
     check_content_type(headers)?;
     let body = body::read(incoming, app.body_limit).await?;
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    span.named(id.as_deref());
     let timeout = shorter(timeout, request_timeout(headers)?);
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = match app.ask(request).await {
+    let response = match app.ask(request, span).await {
         Ok(response) => response,
         Err(error) => {
-            log_failure(&error, name, id.as_deref());
+            log_failure(&error, name, id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
@@ -102,7 +118,7 @@ pub(super) async fn generate(
     incoming: Incoming,
     is_stream: bool,
 ) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, span } = asked;
     let _guard = app.enter()?;
     let body = plain_body(app, head, incoming).await?;
     let model = app.server.model(name, version)?;
@@ -110,6 +126,7 @@ pub(super) async fn generate(
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
     let Generated { inputs, id, timeout, priority, sequence, parameters } =
         off_the_wire(is_long, decode).await?;
+    span.named(id.as_deref());
     let timeout = shorter(timeout, request_timeout(&head.headers)?);
     let request = InferenceRequest {
         model: name.to_owned(),
@@ -121,10 +138,10 @@ pub(super) async fn generate(
         sequence,
         parameters,
     };
-    let response = match app.ask(request).await {
+    let response = match app.ask(request, span).await {
         Ok(response) => response,
         Err(error) => {
-            log_failure(&error, name, id.as_deref());
+            log_failure(&error, name, id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
