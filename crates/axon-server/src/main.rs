@@ -103,12 +103,12 @@ struct Arguments {
 
 #[derive(clap::Args)]
 struct TraceArguments {
-    /// The OpenTelemetry collector that traces are sent to, such as http://127.0.0.1:4318; by default what
-    /// OTEL_EXPORTER_OTLP_ENDPOINT says, else none
+    /// The OpenTelemetry collector that traces are sent to, such as `http://127.0.0.1:4318`; by default what
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says, else none
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
-    /// http/protobuf or grpc: how the collector is spoken to; by default what OTEL_EXPORTER_OTLP_PROTOCOL says, else
-    /// http/protobuf
+    /// http/protobuf or grpc: how the collector is spoken to; by default what `OTEL_EXPORTER_OTLP_PROTOCOL` says,
+    /// else http/protobuf
     #[arg(long, value_name = "PROTOCOL")]
     otlp_protocol: Option<Protocol>,
     /// The share of requests that are traced whose callers do not say, 0 to 1

@@ -143,8 +143,9 @@ fn is_state(text: &[u8]) -> bool {
 fn is_key(key: &[u8]) -> bool {
     let is_letter = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let is_plain = |byte: &u8| is_letter(byte) || b"_-*/@".contains(byte);
-    let tenants = key.iter().filter(|&&byte| byte == b'@').count();
-    key.len() <= MAX_KEY && key.first().is_some_and(is_letter) && key.iter().all(is_plain) && tenants <= 1
+    // One may part a tenant from its system.
+    let is_parted = key.split(|&byte| byte == b'@').nth(2).is_none();
+    key.len() <= MAX_KEY && key.first().is_some_and(is_letter) && key.iter().all(is_plain) && is_parted
 }
 
 fn is_value(value: &[u8]) -> bool {

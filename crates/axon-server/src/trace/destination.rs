@@ -296,11 +296,12 @@ mod tests {
             (&found.headers["api-key"], &found.headers["x"]),
             (&"a,b".parse().unwrap(), &"y".parse().unwrap())
         );
-        let value = |key: &str| {
-            found.resource.iter().filter(|(known, _)| known == key).map(|(_, value)| value.as_str())
+        let check = |key: &str, expected: &str| {
+            let values: Vec<_> = found.resource.iter().filter(|(known, _)| known == key).collect();
+            assert_eq!(values, [&(key.to_owned(), expected.to_owned())]);
         };
-        assert_eq!(value("service.name").collect::<Vec<_>>(), ["mine"]);
-        assert_eq!(value("deployment.environment").collect::<Vec<_>>(), ["test"]);
+        check("service.name", "mine");
+        check("deployment.environment", "test");
         assert_eq!(found.timeout, Duration::from_millis(250));
         assert_eq!(found.delay, Duration::from_millis(DELAY_MS));
     }

@@ -60,7 +60,8 @@ impl Writer<'_> {
         let Some(Answer { at, timing, .. }) = notes.answer else { return spans };
         if let Some(run) = timing.run {
             let (start, batch) = (run.started + run.input, self.ids.run(run.id));
-            spans.push(self.child(*context, "queue", run.started - timing.queue, run.started));
+            let came = run.started.checked_sub(timing.queue).unwrap_or(run.started);
+            spans.push(self.child(*context, "queue", came, run.started));
             let mut compute = self.child(*context, "compute", start, start + timing.compute);
             compute.links.push(link(batch));
             compute.attributes.push(number("axon.batch.rows", timing.batch_rows as u64));
@@ -107,8 +108,8 @@ impl Writer<'_> {
         if let Some(parent) = caller.context {
             span.parent_span_id = bytes(&parent.span.to_be_bytes());
             span.flags |= KNOWN | REMOTE;
-            span.trace_state =
-                caller.state.as_ref().and_then(|state| state.to_str().ok()).unwrap_or_default().to_owned();
+            let state = caller.state.as_ref().and_then(|state| state.to_str().ok());
+            state.unwrap_or_default().clone_into(&mut span.trace_state);
         }
         match (&notes.failure, notes.status) {
             (Some(failure), _) => {
