@@ -209,7 +209,7 @@ async fn plain_body(app: &App, head: &Parts, incoming: Incoming) -> Result<Bytes
         ));
     }
     check_content_type(&head.headers)?;
-    body::read(incoming, app.body_limit).await
+    body::read(incoming, app.body_limit, 0).await
 }
 
 /// Checks what hyper lets through and two readers could take differently, or one for too much.

@@ -51,7 +51,7 @@ pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Re
     let headers = &head.headers;
     let _guard = app.enter()?;
     check_content_type(headers)?;
-    let body = body::read(incoming, app.body_limit).await?;
+    let body = body::read(incoming, app.body_limit, text_length(headers).unwrap_or_default()).await?;
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
     span.named(id.as_deref());
@@ -193,7 +193,7 @@ async fn decode(
     let name = name.to_owned();
     // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the
     // length of its text.
-    let text = header.as_ref().and_then(|header| header.to_str().ok()?.parse().ok()).unwrap_or(body.len());
+    let text = text_length(headers).unwrap_or(body.len());
     let is_long = text.min(body.len()) > INLINE_TEXT
         || body.len() > INLINE_BINARY
         || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
@@ -211,6 +211,11 @@ async fn decode(
         codec::decode(body, length, options)
     })
     .await
+}
+
+/// How long the JSON part is, as far as it is said in a way that can be right.
+fn text_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(HEADER_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The seconds that the caller waits, as its header says them.
