@@ -326,6 +326,8 @@ pub struct NativeServe {
     allow_client_shm: bool,
     compat: String,
     log_level: String,
+    log_format: String,
+    access_log: String,
     otlp_endpoint: Option<String>,
     otlp_protocol: Option<String>,
     trace_ratio: f64,
@@ -349,15 +351,18 @@ impl NativeServe {
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
     let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, .. } = options;
-    logging::start(&options.log_level)
+    logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
     let compat = options.compat.parse().map_err(|problem| Error::invalid("compat", problem)).or_raise(py)?;
+    let access =
+        options.access_log.parse().map_err(|problem| Error::invalid("access_log", problem)).or_raise(py)?;
     let wire = WireOptions {
         max_request_bytes: options.max_request_bytes,
         compat,
         allow_client_shm: options.allow_client_shm,
         trace,
+        access,
     };
     let options =
         ServeOptions { path, host, http_port, grpc_port, wire, config: config.parse().or_raise(py)? };

@@ -9,6 +9,7 @@ use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::access::AccessLog;
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    /// Which requests are told of in the log.
+    pub access: AccessLog,
     /// Traces requests, where there is a collector.
     pub tracer: Option<Arc<Tracer>>,
 }
@@ -83,13 +86,13 @@ impl App {
 
 /// Writes a failure to the log: loud where the server is to blame.
 pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>, span: &Span) {
-    let id = id.unwrap_or_default().escape_debug();
-    let trace = span.context().map(|context| tracing::field::display(context.trace_id()));
+    let trace_id = span.context().map(|context| tracing::field::display(context.trace_id()));
+    let (request_id, cause, message) = (id, error.cause(), error.message());
     match error.kind() {
         ErrorKind::Internal | ErrorKind::ExecutionFailed => {
-            tracing::error!(model, %id, trace, cause = error.cause(), "{}", error.message().escape_debug());
+            tracing::error!(model, request_id, trace_id, cause, "{message}");
         }
-        _ => tracing::debug!(model, %id, trace, cause = error.cause(), "{}", error.message().escape_debug()),
+        _ => tracing::debug!(model, request_id, trace_id, cause, "{message}"),
     }
 }
 

@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::access::Visit;
 use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
@@ -24,7 +25,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::trace::Span;
+use crate::trace::{Sending, Span};
 use crate::{admin, openapi, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -61,10 +62,15 @@ fn without_body(mut response: Response<Frames>) -> Response<Frames> {
 
 /// Answers one request.
 async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
+    let visit = Visit::begin(app.access, &request);
     let response = match answer(&app, request).await {
         Ok(response) => response,
         Err(error) => refusal(&app, &error, Context::default()),
     };
+    // What asks a model is told of by its span.
+    if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
+        visit.answered(response.status().as_u16());
+    }
     // A client that is told so does not send its next request into a connection that is about to close.
     if app.server.is_stopping() { closing(response) } else { response }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use axon::config::{Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, PollInterval, Profile};
+use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
 use axon_server::trace::{Protocol, TraceOptions};
 use axon_server::{
@@ -47,6 +48,13 @@ struct Arguments {
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
+    /// text or json: a line for each event, or a JSON object
+    #[arg(long, default_value = "text", value_parser = clap::builder::PossibleValuesParser::new(logging::FORMATS))]
+    log_format: String,
+    /// off, errors or a share from 0 to 1: which requests have a line in the log, whatever the level; a share of those
+    /// that are answered well, and all others
+    #[arg(long, default_value_t, value_name = "off|errors|RATIO")]
+    access_log: AccessLog,
     /// How long a request may wait for its answer when it does not say, in seconds
     #[arg(long, default_value_t = 10.0)]
     request_timeout: f64,
@@ -126,8 +134,8 @@ fn main() -> ExitCode {
         load_check::run(&arguments.collect::<Vec<_>>());
     }
     let arguments = Arguments::parse();
-    if let Err(message) = logging::start(&arguments.log_level) {
-        eprintln!("axon-server: --log-level: {message}");
+    if let Err(message) = logging::start(&arguments.log_level, &arguments.log_format) {
+        eprintln!("axon-server: --log-level, --log-format: {message}");
         return ExitCode::from(2);
     }
     let Some(options) = options(arguments) else {
@@ -167,6 +175,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.wire.max_request_bytes = arguments.max_request_bytes;
     options.wire.allow_client_shm = arguments.allow_client_shm;
     options.wire.compat = arguments.compat;
+    options.wire.access = arguments.access_log;
     options.wire.trace = TraceOptions {
         endpoint: arguments.trace.otlp_endpoint,
         protocol: arguments.trace.otlp_protocol,

@@ -12,6 +12,7 @@ use axon::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::access::AccessLog;
 use crate::answers::Answers;
 use crate::app::{App, InFlight};
 use crate::compat::Compat;
@@ -19,6 +20,7 @@ use crate::connection::{self, Answer, Connections};
 use crate::grpc::Grpc;
 use crate::handler::Http;
 use crate::loading::Loading;
+use crate::logging;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
@@ -64,6 +66,8 @@ pub struct WireOptions {
     pub allow_client_shm: bool,
     /// Which requests are traced, and where the traces go.
     pub trace: TraceOptions,
+    /// Which requests have a line in the log.
+    pub access: AccessLog,
 }
 
 impl Default for WireOptions {
@@ -73,6 +77,7 @@ impl Default for WireOptions {
             compat: Compat::Native,
             allow_client_shm: false,
             trace: TraceOptions::default(),
+            access: AccessLog::default(),
         }
     }
 }
@@ -185,6 +190,7 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     });
     // Nothing is left to run: connections are closed and instances joined.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    logging::finish();
     outcome
 }
 
@@ -244,6 +250,7 @@ pub async fn serve(
         settings: Settings::new(tracing),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
+        access: options.access,
         tracer,
     });
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);

@@ -14,8 +14,8 @@ mod sampling;
 mod span;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axon::{Error, Result};
@@ -88,7 +88,6 @@ struct Counters {
 pub(crate) struct Tracer {
     policies: Arc<Policies>,
     tail: Tail,
-    ids: Arc<Ids>,
     queue: Arc<Queue>,
     counters: Arc<Counters>,
 }
@@ -108,7 +107,6 @@ impl Tracer {
         let tracer = Arc::new(Self {
             policies: Arc::new(Policies::new(server)),
             tail: Tail::new(options.slow),
-            ids: Arc::new(Ids::default()),
             queue: Arc::default(),
             counters: Arc::default(),
         });
@@ -134,6 +132,14 @@ impl Tracer {
             self.counters.dropped.fetch_add(spans, Relaxed);
         }
     }
+}
+
+/// The ids of this process.
+static IDS: LazyLock<Ids> = LazyLock::new(Ids::default);
+
+/// The id of a new trace.
+pub(crate) fn new_trace() -> u128 {
+    IDS.trace()
 }
 
 /// Makes ids that nobody can foretell: a keyed hash of a counter.

@@ -94,6 +94,20 @@ def add_to(commands: Commands) -> None:
         default="warn",
         help="least urgent messages on standard error (default: warn)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="how messages are written: a line of text or a JSON object each (default: text)",
+    )
+    parser.add_argument(
+        "--access-log",
+        type=_access_log,
+        default="off",
+        metavar="off|errors|RATIO",
+        help="which requests have a line in the log, whatever the level: none, those that are refused or fail, or these and "
+        "a share of the others, 0 to 1 (default: off)",
+    )
     _add_tracing(parser)
     add_model_options(parser)
     parser.set_defaults(run=_run)
@@ -149,6 +163,12 @@ def _add_tracing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _access_log(text: str) -> str:
+    if text not in {"off", "errors"}:
+        bounded(float, "off, errors or a number", 0, 1)(text)
+    return text
+
+
 def _run(chosen: argparse.Namespace) -> int:
     host = "127.0.0.1" if chosen.host == "localhost" else chosen.host
     try:
@@ -178,6 +198,8 @@ def _run(chosen: argparse.Namespace) -> int:
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,
                 "log_level": chosen.log_level,
+                "log_format": chosen.log_format,
+                "access_log": chosen.access_log,
                 "otlp_endpoint": chosen.otlp_endpoint,
                 "otlp_protocol": chosen.otlp_protocol,
                 "trace_ratio": chosen.trace_ratio,

@@ -103,7 +103,7 @@ pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Resul
     let message: ModelInferRequest = decode(message)?;
     let (model, id) = (message.model_name.clone(), (!message.id.is_empty()).then(|| message.id.clone()));
     let entry = Entry::Grpc { method: "ModelInfer" };
-    let span = Span::begin(app.tracer.as_ref(), call.caller.clone(), call.came, &model, entry);
+    let span = Span::begin(app, call.caller.clone(), call.came, &model, entry);
     span.named(id.as_deref());
     let answered = match read(app, message, length, call.timeout).await {
         Ok(question) => ask(app, question, &span).await,

@@ -24,13 +24,14 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
+use crate::access::Visit;
 use crate::app::App;
 use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
 use crate::connection::Answer;
 use crate::host::check_host;
 use crate::proto::health::HealthCheckRequest;
-use crate::trace::Caller;
+use crate::trace::{Caller, Sending};
 use body::GrpcBody;
 use calls::Verb;
 use wire::Messages;
@@ -84,10 +85,16 @@ impl Answer for Grpc {
                 Err(error) => refusal(self.app.compat, &error, Context::default()),
             };
         }
-        match call(&self.app, request).await {
+        let visit = Visit::begin(self.app.access, &request);
+        let response = match call(&self.app, request).await {
             Ok(response) => response,
             Err(error) => refusal(self.app.compat, &error, Context::default()),
+        };
+        // What asks a model is told of by its span.
+        if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
+            visit.ended(response.body().trailers().unwrap_or(response.headers()));
         }
+        response
     }
 }
 

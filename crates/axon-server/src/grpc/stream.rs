@@ -120,7 +120,7 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
     let entry = Entry::Grpc { method: "ModelStreamInfer" };
-    let span = Span::begin(app.tracer.as_ref(), call.caller.clone(), Instant::now(), &model, entry);
+    let span = Span::begin(&app, call.caller.clone(), Instant::now(), &model, entry);
     span.named((!id.is_empty()).then_some(&id));
     let span = Arc::new(span);
     let asked = Arc::clone(&span);

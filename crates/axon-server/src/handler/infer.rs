@@ -43,7 +43,7 @@ pub(super) fn span(app: &App, head: &Parts, name: &str, version: Option<u64>, ve
         _ => return Span::none(),
     };
     let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
-    Span::begin(app.tracer.as_ref(), Caller::of(&head.headers), Instant::now(), name, entry)
+    Span::begin(app, Caller::of(&head.headers), Instant::now(), name, entry)
 }
 
 pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {

@@ -35,6 +35,11 @@ impl SpanContext {
         TraceId(self.trace)
     }
 
+    /// Its own id as logs show it.
+    pub const fn span_id(self) -> SpanId {
+        SpanId(self.span)
+    }
+
     /// Whether its spans are meant to be kept.
     pub const fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
@@ -76,6 +81,16 @@ pub(crate) struct TraceId(u128);
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A span's id: 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpanId(u64);
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 

@@ -14,7 +14,7 @@ use super::context::SpanContext;
 use super::destination::Destination;
 use super::otlp::{self, Clock, Writer};
 use super::span::{Answer, Finished};
-use super::{Counters, Ids, SpanCounts, Tracer};
+use super::{Counters, SpanCounts, Tracer};
 use crate::proto::otlp::Span;
 
 /// The most requests whose spans wait; those that come while it is full are dropped and counted.
@@ -72,7 +72,6 @@ impl Exporter {
         let delay = destination.delay;
         let mut sending = Sending {
             queue: Arc::clone(&tracer.queue),
-            ids: Arc::clone(&tracer.ids),
             counters: Arc::clone(&tracer.counters),
             client: Client::new(destination),
             batches: Batches::default(),
@@ -110,7 +109,6 @@ impl Exporter {
 
 struct Sending {
     queue: Arc<Queue>,
-    ids: Arc<Ids>,
     counters: Arc<Counters>,
     client: Client,
     batches: Batches,
@@ -139,7 +137,7 @@ impl Sending {
 
     /// The spans of what waits, and of the batches that have waited for `delay`.
     fn spans(&mut self, delay: Duration) -> Vec<Span> {
-        let writer = Writer { ids: &self.ids, clock: Clock::now() };
+        let writer = Writer { clock: Clock::now() };
         let mut spans = Vec::new();
         for finished in self.queue.take() {
             spans.extend(writer.request(&finished));
@@ -241,7 +239,7 @@ impl Batches {
     }
 
     /// Takes those whose requests have all ended, and those that have waited for `delay`.
-    fn ripe(&mut self, delay: Duration, writer: &Writer<'_>) -> Vec<Span> {
+    fn ripe(&mut self, delay: Duration, writer: &Writer) -> Vec<Span> {
         let now = Instant::now();
         let is_whole = |run: &Waiting| run.links.len() >= run.requests;
         let is_old = |run: &Waiting| now.saturating_duration_since(run.since) >= delay;

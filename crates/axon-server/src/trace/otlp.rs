@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::context::SpanContext;
 use super::span::{Answer, Entry, Finished};
-use super::{Ids, destination};
+use super::{IDS, destination};
 use crate::proto::otlp::any_value::Value;
 use crate::proto::otlp::span::Kind;
 use crate::proto::otlp::status::Code;
@@ -44,12 +44,11 @@ impl Clock {
 }
 
 /// Spans in the making.
-pub(super) struct Writer<'a> {
-    pub ids: &'a Ids,
+pub(super) struct Writer {
     pub clock: Clock,
 }
 
-impl Writer<'_> {
+impl Writer {
     /// The spans of a request, its own first.
     pub fn request(&self, finished: &Finished) -> Vec<Span> {
         let Finished { context, started, ended, notes, .. } = finished;
@@ -59,7 +58,7 @@ impl Writer<'_> {
         }
         let Some(Answer { at, timing, .. }) = notes.answer else { return spans };
         if let Some(run) = timing.run {
-            let (start, batch) = (run.started + run.input, self.ids.run(run.id));
+            let (start, batch) = (run.started + run.input, IDS.run(run.id));
             let came = run.started.checked_sub(timing.queue).unwrap_or(run.started);
             spans.push(self.child(*context, "queue", came, run.started));
             let mut compute = self.child(*context, "compute", start, start + timing.compute);
@@ -75,7 +74,7 @@ impl Writer<'_> {
     pub fn batch(&self, one: &Finished, answer: &Answer, links: &[SpanContext]) -> Option<Span> {
         let run = answer.timing.run?;
         let end = run.started + run.input + answer.timing.compute + run.output;
-        let mut span = self.span(self.ids.run(run.id), "batch".to_owned(), run.started, end);
+        let mut span = self.span(IDS.run(run.id), "batch".to_owned(), run.started, end);
         span.links = links.iter().copied().map(link).collect();
         span.attributes = vec![
             text("axon.model.name", &one.model),
@@ -127,7 +126,7 @@ impl Writer<'_> {
 
     /// A part of a request.
     fn child(&self, of: SpanContext, name: &str, start: Instant, end: Instant) -> Span {
-        let own = SpanContext { span: self.ids.span(), ..of };
+        let own = SpanContext { span: IDS.span(), ..of };
         let mut span = self.span(own, name.to_owned(), start, end);
         span.parent_span_id = bytes(&of.span.to_be_bytes());
         span.flags |= KNOWN;

@@ -48,7 +48,8 @@ impl Rate {
         Self::Threshold(((1.0 - ratio.clamp(0.0, 1.0)) * all) as u64)
     }
 
-    fn takes(&self, trace: u128) -> bool {
+    /// Whether a request is traced whose trace would be this one.
+    pub fn takes(&self, trace: u128) -> bool {
         match self {
             Self::Threshold(least) => {
                 let mask = (1_u64 << RANDOM_BITS) - 1;

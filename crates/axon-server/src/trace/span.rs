@@ -4,7 +4,7 @@
 //! by the exporter. Where nothing is traced there is nothing to note, and nothing is allocated.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axon::error::Error;
 use axon::request::{InferenceRequest, InferenceResponse, Inputs, Timing};
@@ -12,9 +12,12 @@ use hyper::Response;
 use hyper::header::{HeaderMap, HeaderValue};
 use synapse::Tensor;
 
-use super::Tracer;
 use super::context::{Caller, RANDOM, SAMPLED, SpanContext, TRACEPARENT, TRACESTATE};
 use super::sampling::{Level, Policy};
+use super::{IDS, Tracer};
+use crate::access::{self, AccessLog};
+use crate::app::App;
+use crate::logging;
 use crate::status::{grpc_code, status_of};
 
 /// What was asked, by which protocol.
@@ -35,6 +38,25 @@ impl Entry {
             Self::Grpc { .. } => matches!(status, 2 | 4 | 12..=15),
         }
     }
+
+    /// Whether an answer's status says that the request was refused or failed.
+    fn is_error(self, status: u16) -> bool {
+        match self {
+            Self::Http { .. } => status >= 400,
+            Self::Grpc { .. } => status != 0,
+        }
+    }
+
+    /// The protocol, and what was asked of `model`.
+    fn describe(self, model: &str) -> (&'static str, String) {
+        match self {
+            Self::Http { verb, version: None, .. } => ("http", format!("POST /v2/models/{model}/{verb}")),
+            Self::Http { verb, version: Some(version), .. } => {
+                ("http", format!("POST /v2/models/{model}/versions/{version}/{verb}"))
+            }
+            Self::Grpc { method } => ("grpc", format!("/inference.GRPCInferenceService/{method}")),
+        }
+    }
 }
 
 /// A request that may be traced. Its span ends when this is dropped.
@@ -43,15 +65,30 @@ pub(crate) struct Span {
     live: Option<Box<Live>>,
 }
 
-/// A request that is traced.
+/// A request that is traced, or may have a line in the access log.
 struct Live {
-    tracer: Arc<Tracer>,
-    policy: Arc<Policy>,
+    tracing: Option<Tracing>,
+    access: AccessLog,
     context: SpanContext,
     started: Instant,
     model: String,
     entry: Entry,
     notes: Mutex<Notes>,
+}
+
+/// Who traces a request, and how.
+struct Tracing {
+    tracer: Arc<Tracer>,
+    policy: Arc<Policy>,
+}
+
+impl Tracing {
+    /// Of a request to `model`; `None` when it is not traced.
+    fn of(app: &App, model: &str) -> Option<Self> {
+        let tracer = app.tracer.as_ref()?;
+        let policy = tracer.policies.of(model);
+        (policy.level != Level::Off).then(|| Self { tracer: Arc::clone(tracer), policy })
+    }
 }
 
 /// What is noted of a request while it goes on.
@@ -104,28 +141,26 @@ impl Finished {
 
 impl Span {
     /// Begins the span of a request to `model` that came at `started`.
-    pub fn begin(
-        tracer: Option<&Arc<Tracer>>,
-        caller: Caller,
-        started: Instant,
-        model: &str,
-        entry: Entry,
-    ) -> Self {
-        let live = tracer.and_then(|tracer| {
-            let policy = tracer.policies.of(model);
-            if policy.level == Level::Off {
-                return None;
+    pub fn begin(app: &App, caller: Caller, started: Instant, model: &str, entry: Entry) -> Self {
+        let (tracing, access) = (Tracing::of(app, model), app.access);
+        if tracing.is_none() && access == AccessLog::Off {
+            return Self { caller, live: None };
+        }
+        let (trace, inherited) = match caller.context {
+            Some(caller) => (caller.trace, caller.flags & RANDOM),
+            None => (IDS.trace(), RANDOM),
+        };
+        let context = match (&tracing, caller.context) {
+            // Nobody here has a span of it.
+            (None, Some(caller)) => caller,
+            (tracing, of) => {
+                let sampled = tracing.as_ref().is_some_and(|tracing| tracing.policy.samples(of, trace));
+                SpanContext { trace, span: IDS.span(), flags: inherited | if sampled { SAMPLED } else { 0 } }
             }
-            let (trace, inherited) = match caller.context {
-                Some(caller) => (caller.trace, caller.flags & RANDOM),
-                None => (tracer.ids.trace(), RANDOM),
-            };
-            let sampled = if policy.samples(caller.context, trace) { SAMPLED } else { 0 };
-            let context = SpanContext { trace, span: tracer.ids.span(), flags: inherited | sampled };
-            let (tracer, model, notes) = (Arc::clone(tracer), model.to_owned(), Mutex::default());
-            Some(Box::new(Live { tracer, policy, context, started, model, entry, notes }))
-        });
-        Self { caller, live }
+        };
+        let (model, notes) = (model.to_owned(), Mutex::default());
+        let live = Live { tracing, access, context, started, model, entry, notes };
+        Self { caller, live: Some(Box::new(live)) }
     }
 
     /// Of a request that nobody traces.
@@ -149,7 +184,7 @@ impl Span {
     pub fn received(&self, request: &InferenceRequest) {
         let Some(live) = &self.live else { return };
         let described = match &request.inputs {
-            _ if live.policy.level != Level::Tensors => Vec::new(),
+            _ if !live.describes() => Vec::new(),
             Inputs::One(tensor) => vec![describe("", tensor)],
             Inputs::Named(named) => named.iter().map(|one| describe(&one.name, &one.tensor)).collect(),
         };
@@ -161,7 +196,7 @@ impl Span {
     /// The model has answered.
     pub fn ran(&self, response: &InferenceResponse) {
         let Some(live) = &self.live else { return };
-        let outputs = response.outputs.iter().filter(|_| live.policy.level == Level::Tensors);
+        let outputs = response.outputs.iter().filter(|_| live.describes());
         let described = outputs.map(|output| describe(&output.name, &output.tensor)).collect();
         let mut notes = live.notes();
         notes.tensors[1] = described;
@@ -231,6 +266,11 @@ impl Span {
 pub(crate) struct Sending(#[expect(dead_code, reason = "it is held for its end")] Arc<Span>);
 
 impl Live {
+    /// Whether the shapes of tensors are noted.
+    fn describes(&self) -> bool {
+        self.tracing.as_ref().is_some_and(|tracing| tracing.policy.level == Level::Tensors)
+    }
+
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,10 +279,14 @@ impl Live {
 impl Drop for Span {
     fn drop(&mut self) {
         let Some(live) = self.live.take() else { return };
-        let Live { tracer, policy, mut context, started, model, entry, notes } = *live;
-        let notes = notes.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ended = Instant::now();
+        let Live { tracing, access, mut context, started, model, entry, notes } = *live;
+        let notes = notes.into_inner().unwrap_or_else(PoisonError::into_inner);
         let is_failure = notes.status.is_some_and(|status| entry.is_failure(status));
+        if access.wants(notes.status.is_none_or(|status| entry.is_error(status))) {
+            tell(entry, &model, context, &notes, ended - started);
+        }
+        let Some(Tracing { tracer, policy }) = tracing else { return };
         let by_tail = !context.is_sampled();
         if by_tail && !(tracer.tail.wants(ended - started, is_failure) && policy.take()) {
             return;
@@ -252,6 +296,28 @@ impl Drop for Span {
         let finished = Finished { context, caller, started, ended, model, entry, is_failure, notes };
         tracer.keep(finished, by_tail);
     }
+}
+
+/// Writes the line of the access log.
+fn tell(entry: Entry, model: &str, context: SpanContext, notes: &Notes, total: Duration) {
+    let (protocol, asked) = entry.describe(model);
+    let mut line = access::line(protocol, &asked, notes.status, total);
+    line.field("model", model);
+    if let Some(Answer { version, timing, .. }) = notes.answer {
+        line.bare("version", version);
+        line.milliseconds("queue_ms", timing.queue);
+        line.milliseconds("compute_ms", timing.compute);
+        line.bare("batch_rows", timing.batch_rows);
+    }
+    if let Some(id) = &notes.id {
+        line.field("request_id", id);
+    }
+    access::name(&mut line, Some(context));
+    if let Some(Failure { code, message }) = &notes.failure {
+        line.field("code", code);
+        line.field("error", message);
+    }
+    logging::write(line);
 }
 
 /// A tensor as `name datatype [shape]`.
