@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
+use axon::metrics::Observed;
 use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
@@ -13,6 +15,7 @@ use crate::access::AccessLog;
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
+use crate::history::History;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::trace::{Span, Tracer};
@@ -32,6 +35,9 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    pub started: Instant,
+    /// What was lately, for whoever looks at it.
+    pub history: History,
     /// Which requests are told of in the log.
     pub access: AccessLog,
     /// Traces requests, where there is a collector.
@@ -39,16 +45,22 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Asks a model, and notes in `span` what becomes of it. Dropping the future takes the request out of the queue.
-    pub async fn ask(&self, request: InferenceRequest, span: &Span) -> Result<InferenceResponse> {
+    /// Asks a model, and notes in `observed` and `span` how it ran. Dropping the future takes the request out of the
+    /// queue.
+    pub async fn ask(
+        &self,
+        request: InferenceRequest,
+        observed: &mut Observed,
+        span: &Span,
+    ) -> Result<InferenceResponse> {
         span.received(&request);
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
-        let answer = match self.server.submit(request, move |answer| answers.push(sender, answer)) {
-            Ok(ticket) => ticket.finish(receiver).await,
-            Err(error) => Err(error),
-        };
-        answer.inspect(|response| span.ran(response)).inspect_err(|error| span.failed(error))
+        let ticket = self.server.submit_observed(request, move |answer| answers.push(sender, answer))?;
+        let response = ticket.finish(receiver).await?;
+        observed.ran(response.timing);
+        span.ran(&response);
+        Ok(response)
     }
 
     /// Reads a request by `parse`, what is in shared memory last; on another thread where that takes long.

@@ -287,6 +287,16 @@ impl Default for LoadCheckConfig {
 /// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Whether requests, runs and loads are counted for whoever reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Metrics {
+    /// They are; it costs a request less than a microsecond.
+    #[default]
+    On,
+    /// Only what the protocol's statistics tell is counted.
+    Off,
+}
+
 /// What holds for the server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
@@ -302,6 +312,8 @@ pub struct ServerConfig {
     pub runtime_library: Option<PathBuf>,
     /// How models are loaded for trial.
     pub load_check: LoadCheckConfig,
+    /// Whether requests are counted.
+    pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use axon::metrics::Observed;
 use axon::request::InferenceRequest;
 use axon::{Error, Result};
 use bytes::Bytes;
@@ -34,24 +35,46 @@ const INLINE_BINARY: usize = 4 << 20;
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
-/// The span of what asks a model; what does not is not traced.
+/// The span of a request that asks a model.
 pub(super) fn span(app: &App, head: &Parts, name: &str, version: Option<u64>, verb: ModelVerb) -> Span {
     let verb = match verb {
-        ModelVerb::Infer => "infer",
         ModelVerb::Generate => "generate",
         ModelVerb::GenerateStream => "generate_stream",
-        _ => return Span::none(),
+        _ => "infer",
     };
     let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
     Span::begin(app, Caller::of(&head.headers), Instant::now(), name, entry)
 }
 
-pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version, span } = asked;
-    let headers = &head.headers;
+/// Answers a verb that asks a model; what becomes of the request is noted in `observed`.
+pub(super) async fn answer(
+    app: &App,
+    asked: Asked<'_>,
+    verb: ModelVerb,
+    incoming: Incoming,
+    observed: &mut Observed,
+) -> Result<Response<Frames>> {
     let _guard = app.enter()?;
+    let is_stream = verb == ModelVerb::GenerateStream;
+    if is_stream || verb == ModelVerb::Generate {
+        let body = plain_body(app, asked.head, incoming).await?;
+        return generate(app, asked, body, is_stream, observed).await;
+    }
+    let headers = &asked.head.headers;
     check_content_type(headers)?;
     let body = body::read(incoming, app.body_limit, text_length(headers).unwrap_or_default()).await?;
+    infer(app, asked, body, observed).await
+}
+
+async fn infer(
+    app: &App,
+    asked: Asked<'_>,
+    body: Bytes,
+    observed: &mut Observed,
+) -> Result<Response<Frames>> {
+    let Asked { head, name, version, span } = asked;
+    let headers = &head.headers;
+    observed.arrive(body.len());
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
     span.named(id.as_deref());
@@ -59,9 +82,11 @@ pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Re
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = match app.ask(request, span).await {
+    let response = match app.ask(request, observed, span).await {
         Ok(response) => response,
         Err(error) => {
+            observed.refuse(&error);
+            span.failed(&error);
             log_failure(&error, name, id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
@@ -112,15 +137,15 @@ async fn compressed(
 }
 
 /// Answers a flat JSON object with one, or with a stream of one event.
-pub(super) async fn generate(
+async fn generate(
     app: &App,
     asked: Asked<'_>,
-    incoming: Incoming,
+    body: Bytes,
     is_stream: bool,
+    observed: &mut Observed,
 ) -> Result<Response<Frames>> {
     let Asked { head, name, version, span } = asked;
-    let _guard = app.enter()?;
-    let body = plain_body(app, head, incoming).await?;
+    observed.arrive(body.len());
     let model = app.server.model(name, version)?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
@@ -138,9 +163,11 @@ pub(super) async fn generate(
         sequence,
         parameters,
     };
-    let response = match app.ask(request, span).await {
+    let response = match app.ask(request, observed, span).await {
         Ok(response) => response,
         Err(error) => {
+            observed.refuse(&error);
+            span.failed(&error);
             log_failure(&error, name, id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }

@@ -173,6 +173,12 @@ impl Span {
         self.live.as_ref().map_or(self.caller.context, |live| Some(live.context))
     }
 
+    /// The id of its trace, where that is one that is kept from the beginning.
+    pub fn kept_trace(&self) -> Option<u128> {
+        let live = self.live.as_ref().filter(|live| live.tracing.is_some())?;
+        live.context.is_sampled().then_some(live.context.trace)
+    }
+
     /// The caller's own id of the request.
     pub fn named(&self, id: Option<&str>) {
         if let Some(live) = &self.live {
