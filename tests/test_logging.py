@@ -1,4 +1,4 @@
-"""The log of the real server: its forms, levels at run time, the access log, and that nobody waits for whoever reads it."""
+"""The log of the real server: its forms, levels at run time, the access log, and that nobody waits for its reader."""
 
 from __future__ import annotations
 
@@ -181,43 +181,60 @@ def test_what_a_client_sends_cannot_forge_a_line(model: Path, form: str) -> None
         assert not line.startswith("2026-01-01T00:00:00.000000Z ERROR forged")
 
 
-def test_a_log_that_nobody_reads_holds_up_no_answer_and_its_lost_lines_are_counted(model: Path) -> None:
-    """F-38."""
+@contextmanager
+def unread(model: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, int]]:
+    """Serve with a pipe for a log; yield the process, a client, and the end of the pipe that nobody reads so far."""
     read, write = os.pipe()
-    command = [AXON, "serve", model, "--http-port", "0", "--no-grpc", "--log-level", "trace", "--access-log", "1"]
+    command = [str(AXON), "serve", str(model), "--http-port", "0", "--no-grpc", "--log-level", "trace"]
+    command += ["--access-log", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=write, stdin=subprocess.DEVNULL)
     os.close(write)
     try:
         assert process.stdout is not None
-        printed = iter(process.stdout.readline, b"")
-        found = (re.search(rb"ready at http://(\S+?:\d+)", line) for line in printed)
+        found = (re.search(rb"ready at http://(\S+?:\d+)", line) for line in iter(process.stdout.readline, b""))
         address = next(match[1].decode() for match in found if match)
-        longest = "x" * 15_000
         with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_S) as client:
-            # The pipe holds 64 KiB and the queue 1 MiB: less than a third of this.
-            for _ in range(300):
-                assert client.get(f"/{longest}").status_code == 404
-            assert ask(client).status_code == 200
-            with os.fdopen(read, "rb") as log:
-                told = _read_until(log.fileno(), rb"lines of the log were dropped: nobody read them dropped=(\d+)\n")
-                lost, kept = int(told[1]), told.string.count(b" access ")
-                assert lost > 100
-                # Each request has a line, and a few lines tell of other things.
-                assert 301 <= lost + kept <= 400
-                # What comes from now on is told again.
-                assert client.get("/again").status_code == 404
-                _read_until(log.fileno(), b'request="GET /again"')
-                process.terminate()
-                while os.read(log.fileno(), 1 << 16):
-                    pass
-        assert process.wait(PATIENCE_S) == 0
+            yield process, client, read
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close() if process.stdout else None
+        process.communicate()
+        os.close(read)
 
 
-def _read_until(descriptor: int, wanted: bytes) -> re.Match[bytes]:
+#: A path whose line in the access log is as long as that.
+LONG: Final = "/" + "x" * 8000
+
+
+def test_a_log_that_nobody_reads_holds_up_no_answer_and_its_lost_lines_are_counted(model: Path) -> None:
+    """F-38."""
+    with unread(model) as (process, client, log):
+        # The pipe holds 64 KiB and the queue 1 MiB: less than a third of this.
+        for _ in range(500):
+            assert client.get(LONG).status_code == 404
+        assert ask(client).status_code == 200
+        told = read_until(log, rb"lines of the log were dropped: nobody read them dropped=(\d+)\n")
+        lost, kept = int(told[1]), told.string.count(b" access ")
+        assert lost > 100
+        # Each request has a line, and a few lines tell of other things.
+        assert kept <= 501 <= lost + kept <= 600
+        # What comes from now on is told again.
+        assert client.get("/again").status_code == 404
+        read_until(log, b'request="GET /again"')
+        process.terminate()
+        while os.read(log, 1 << 16):
+            pass
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_server_whose_log_nobody_reads_ends(model: Path) -> None:
+    with unread(model) as (process, client, _):
+        for _ in range(30):
+            assert client.get(LONG).status_code == 404
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+
+
+def read_until(descriptor: int, wanted: bytes) -> re.Match[bytes]:
     """Read until a pattern has come; return its match in all that came."""
     came = b""
     deadline = time.monotonic() + PATIENCE_S
@@ -225,27 +242,6 @@ def _read_until(descriptor: int, wanted: bytes) -> re.Match[bytes]:
         assert time.monotonic() < deadline, came[-1000:]
         came += os.read(descriptor, 1 << 20)
     return found
-
-
-def test_a_server_whose_log_nobody_reads_ends(model: Path) -> None:
-    read, write = os.pipe()
-    command = [AXON, "serve", model, "--http-port", "0", "--no-grpc", "--access-log", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=write, stdin=subprocess.DEVNULL)
-    os.close(write)
-    try:
-        assert process.stdout is not None
-        printed = iter(process.stdout.readline, b"")
-        found = (re.search(rb"ready at http://(\S+?:\d+)", line) for line in printed)
-        address = next(match[1].decode() for match in found if match)
-        with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_S) as client:
-            for _ in range(10):
-                assert client.get(f"/{'x' * 15_000}").status_code == 404
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(read)
 
 
 def test_the_runtimes_own_messages_are_limited(save_model: Any) -> None:  # noqa: ANN401 - a fixture's own protocol
@@ -262,18 +258,17 @@ def test_the_runtimes_own_messages_are_limited(save_model: Any) -> None:  # noqa
         told = [line for line in lines(server) if line["message"].startswith("ONNX Runtime: ")]
     left_out = [line["left_out"] for line in told if "left_out" in line]
     messages = [line for line in told if "idx=77" in line["message"]]
-    # Twenty for each second that was begun, and that of the load.
+    # Twenty for each second that was begun, and those of the load.
     assert 20 <= len(messages) <= 20 * (int(seconds) + 3)
-    assert seconds > 1 or len(messages) <= 60
-    assert sum(left_out) <= 600
+    assert len(messages) + sum(left_out) <= 600
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         (("--log-format", "xml"), "invalid choice: 'xml'"),
-        (("--access-log", "2"), "expected off, errors or a number from 0 to 1, got '2'"),
-        (("--access-log", "all"), "expected off, errors or a number from 0 to 1, got 'all'"),
+        (("--access-log", "2"), "expected off, errors or a number from 0.0 to 1.0, got '2'"),
+        (("--access-log", "all"), "expected off, errors or a number from 0.0 to 1.0, got 'all'"),
     ],
 )
 def test_what_is_wrong_is_said(model: Path, options: tuple[str, ...], problem: str) -> None:

@@ -68,7 +68,7 @@ pub fn finish() {
 
 /// Writes a line, whatever the level.
 pub(crate) fn write(line: Line) {
-    sink::write(line.end());
+    sink::write(&line.end());
 }
 
 /// Begins a line about what happens now.
@@ -112,7 +112,8 @@ impl Subscriber for Log {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && is_on(*metadata.level())
+        // Whoever asks whether an event would be written is answered too.
+        !metadata.is_span() && is_on(*metadata.level())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {

@@ -105,8 +105,8 @@ def add_to(commands: Commands) -> None:
         type=_access_log,
         default="off",
         metavar="off|errors|RATIO",
-        help="which requests have a line in the log, whatever the level: none, those that are refused or fail, or these and "
-        "a share of the others, 0 to 1 (default: off)",
+        help="which requests have a line in the log, whatever the level: none, those that are refused or fail, or "
+        "these and a share of the others, 0 to 1 (default: off)",
     )
     _add_tracing(parser)
     add_model_options(parser)
@@ -165,7 +165,7 @@ def _add_tracing(parser: argparse.ArgumentParser) -> None:
 
 def _access_log(text: str) -> str:
     if text not in {"off", "errors"}:
-        bounded(float, "off, errors or a number", 0, 1)(text)
+        bounded(float, "off, errors or a number", 0.0, 1.0)(text)
     return text
 
 

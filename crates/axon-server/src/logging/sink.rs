@@ -41,7 +41,7 @@ fn lock() -> MutexGuard<'static, Waiting> {
 }
 
 /// Has a line written.
-pub(super) fn write(line: String) {
+pub(super) fn write(line: &str) {
     let mut waiting = lock();
     if waiting.process != std::process::id() && !start(&mut waiting) {
         drop(waiting);
@@ -55,7 +55,7 @@ pub(super) fn write(line: String) {
         return;
     }
     let was_empty = waiting.lines.is_empty();
-    waiting.lines.push_str(&line);
+    waiting.lines.push_str(line);
     drop(waiting);
     if was_empty {
         COME.notify_one();
