@@ -49,6 +49,12 @@ class NativeServe(TypedDict):
     allow_client_shm: bool
     compat: str
     log_level: str
+    log_format: str
+    access_log: str
+    otlp_endpoint: str | None
+    otlp_protocol: str | None
+    trace_ratio: float
+    trace_slow_ms: int | None
 
 class NativeReplay(TypedDict):
     arrivals: list[float]

@@ -13,6 +13,7 @@ use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -327,20 +328,43 @@ pub struct NativeServe {
     allow_client_shm: bool,
     compat: String,
     log_level: String,
+    log_format: String,
+    access_log: String,
+    otlp_endpoint: Option<String>,
+    otlp_protocol: Option<String>,
+    trace_ratio: f64,
+    trace_slow_ms: Option<u64>,
+}
+
+impl NativeServe {
+    fn trace(&self) -> Result<TraceOptions> {
+        let protocol = self.otlp_protocol.as_deref().map(str::parse).transpose();
+        Ok(TraceOptions {
+            endpoint: self.otlp_endpoint.clone(),
+            protocol: protocol.map_err(|problem: String| Error::invalid("otlp_protocol", problem))?,
+            ratio: self.trace_ratio,
+            slow: self.trace_slow_ms.map(Duration::from_millis),
+        })
+    }
 }
 
 /// Serves until SIGINT or SIGTERM.
 #[pyfunction]
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
+    let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
-    logging::start(&options.log_level)
+    logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
     let compat = options.compat.parse().map_err(|problem| Error::invalid("compat", problem)).or_raise(py)?;
+    let access =
+        options.access_log.parse().map_err(|problem| Error::invalid("access_log", problem)).or_raise(py)?;
     let wire = WireOptions {
         max_request_bytes: options.max_request_bytes,
         compat,
         allow_client_shm: options.allow_client_shm,
+        trace,
+        access,
         ..WireOptions::default()
     };
     let mut config = config.parse().or_raise(py)?;

@@ -9,7 +9,9 @@ use std::time::Duration;
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
 };
+use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
+use axon_server::trace::{Protocol, TraceOptions};
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
 };
@@ -54,6 +56,13 @@ struct Arguments {
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
+    /// text or json: a line for each event, or a JSON object
+    #[arg(long, default_value = "text", value_parser = clap::builder::PossibleValuesParser::new(logging::FORMATS))]
+    log_format: String,
+    /// off, errors or a share from 0 to 1: which requests have a line in the log, whatever the level; a share of those
+    /// that are answered well, and all others
+    #[arg(long, default_value_t, value_name = "off|errors|RATIO")]
+    access_log: AccessLog,
     /// How long a request may wait for its answer when it does not say, in seconds
     #[arg(long, default_value_t = 10.0)]
     request_timeout: f64,
@@ -104,6 +113,26 @@ struct Arguments {
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    trace: TraceArguments,
+}
+
+#[derive(clap::Args)]
+struct TraceArguments {
+    /// The OpenTelemetry collector that traces are sent to, such as `http://127.0.0.1:4318`; by default what
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says, else none
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// http/protobuf or grpc: how the collector is spoken to; by default what `OTEL_EXPORTER_OTLP_PROTOCOL` says,
+    /// else http/protobuf
+    #[arg(long, value_name = "PROTOCOL")]
+    otlp_protocol: Option<Protocol>,
+    /// The share of requests that are traced whose callers do not say, 0 to 1
+    #[arg(long, default_value_t = 1.0, value_name = "RATIO")]
+    trace_ratio: f64,
+    /// Requests that take so many milliseconds are traced whatever the ratio; none by default
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    trace_slow_ms: Option<u64>,
 }
 
 #[expect(clippy::print_stderr, reason = "a command's errors go to standard error")]
@@ -113,8 +142,8 @@ fn main() -> ExitCode {
         load_check::run(&arguments.collect::<Vec<_>>());
     }
     let arguments = Arguments::parse();
-    if let Err(message) = logging::start(&arguments.log_level) {
-        eprintln!("axon-server: --log-level: {message}");
+    if let Err(message) = logging::start(&arguments.log_level, &arguments.log_format) {
+        eprintln!("axon-server: --log-level, --log-format: {message}");
         return ExitCode::from(2);
     }
     let Some(options) = options(arguments) else {
@@ -156,6 +185,13 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.wire.max_request_bytes = arguments.max_request_bytes;
     options.wire.allow_client_shm = arguments.allow_client_shm;
     options.wire.compat = arguments.compat;
+    options.wire.access = arguments.access_log;
+    options.wire.trace = TraceOptions {
+        endpoint: arguments.trace.otlp_endpoint,
+        protocol: arguments.trace.otlp_protocol,
+        ratio: arguments.trace.trace_ratio,
+        slow: arguments.trace.trace_slow_ms.map(Duration::from_millis),
+    };
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
