@@ -16,6 +16,7 @@ mod follow;
 mod model;
 mod overrides;
 mod reaper;
+mod recall;
 mod scan;
 mod sequencer;
 mod source;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
+use crate::import::ModelCache;
 use crate::scheduler::Timer;
 use reaper::Reaper;
 use source::Source;
@@ -115,6 +117,8 @@ pub struct ModelRepository {
     turns: Turns,
     source: Source,
     config: ServerConfig,
+    /// What is kept of models from load to load.
+    cache: ModelCache,
     timer: Arc<Timer>,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
@@ -137,11 +141,14 @@ impl ModelRepository {
                 table.begin(&first.name, versions)?;
             }
         }
+        let library = config.runtime_library.as_deref();
+        let cache = ModelCache::open(&config.model_cache, &config.load_check, library);
         let repository = Self {
             table,
             turns: Turns::default(),
             source,
             config,
+            cache,
             timer: Timer::start()?,
             loads: AtomicU64::new(0),
             reaper: Reaper::start()?,
@@ -216,6 +223,7 @@ impl ModelRepository {
     /// wait for all together.
     pub fn close(&self, limit: Duration) {
         self.turns.close();
+        self.cache.close();
         let end = Instant::now() + limit;
         for model in self.table.close() {
             model.close(end.saturating_duration_since(Instant::now()));
