@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from benchmarks.imports.models import MODELS, make
 
-__all__: list[str] = []
+__all__ = ["measure_in_child"]
 
 #: By name: how the file is made, and how it is loaded. A figure of each follows from one process.
 VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -122,6 +122,11 @@ def _child(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout or "{}")
     return result
+
+
+def measure_in_child(label: str, name: str, path: Path) -> dict[str, Any]:
+    """Measure one variant of a model, `path`, in a process of its own."""
+    return _child("--measure", label, name, str(path))
 
 
 def _compare(name: str, folder: Path, rounds: int) -> dict[str, Any]:

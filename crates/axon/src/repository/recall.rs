@@ -16,8 +16,10 @@ use crate::probe::{Batchable, Findings, probe, try_once};
 /// All that the findings and the plan depend on, besides the model and the machine.
 pub(super) fn question(config: &ModelConfig, fit: &Fit, arena: bool) -> String {
     let ModelConfig { batching, max_batch_bytes, instances, profile, device, .. } = config;
+    // What is found out, and how, is this version's.
+    let version = env!("CARGO_PKG_VERSION");
     format!(
-        "batching {batching}, {max_batch_bytes} bytes, {instances:?} instances for {profile} on {device}, {:?} rows, \
+        "axon {version}, batching {batching}, {max_batch_bytes} bytes, {instances:?} instances for {profile} on {device}, {:?} rows, \
          may batch {}, arena {arena}, {} cores",
         fit.max_batch_size,
         fit.may_batch,
