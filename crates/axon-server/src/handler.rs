@@ -4,12 +4,13 @@ mod infer;
 
 use std::sync::Arc;
 
+use axon::metrics::{Code, Observed, Protocol};
 use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-    HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -24,7 +25,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, openapi, page, verbs};
+use crate::{admin, dashboard, openapi, overview, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -78,13 +79,24 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
     }
     let route = match route(&head.method, head.uri.path()) {
         Ok(route) => route,
-        Err(error) => return Ok(refusal_with_allow(app, &error, head.uri.path())),
+        Err(error) => return Ok(lost(app, &error, head.uri.path())),
     };
     match route {
         Route::Live => health(app, &json!({ "live": true })),
         Route::Ready => verbs::ready(app).and_then(|()| health(app, &json!({ "ready": true }))),
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
+        Route::Model { name, version, verb } if verb.infers() => {
+            let mut observed = app.server.observe(Protocol::Http, Some(name), version);
+            let asked = Asked { head: &head, name, version };
+            let answered = infer::answer(app, asked, verb, incoming, &mut observed).await;
+            let response = answered.unwrap_or_else(|error| {
+                observed.refuse(&error);
+                refusal(app, &error, Context { model: name, id: None })
+            });
+            end(observed, &response);
+            Ok(response)
+        }
         Route::Model { name, version, verb } => {
             let answered = model(app, Asked { head: &head, name, version }, verb, incoming).await;
             Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
@@ -100,6 +112,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             shared_memory(app, kind, region, verb, &body)
         }
+        Route::Overview => document(&overview::overview(app)),
         Route::Page(path) => page(path),
     }
 }
@@ -128,11 +141,15 @@ async fn repository_verb(
 
 /// The page that shows what may be asked, and what it is made of.
 fn page(path: &str) -> Result<Response<Frames>> {
-    let (content_type, body) = page::asset(path).ok_or_else(|| crate::route::not_found(path))?;
+    let asset = page::asset(path).or_else(|| dashboard::asset(path));
+    let (content_type, body) = asset.ok_or_else(|| crate::route::not_found(path))?;
     let mut response = respond(StatusCode::OK, HeaderValue::from_static(content_type), body.into());
     response
         .headers_mut()
         .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page and its parts belong to one version of the server.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
 }
 
@@ -170,14 +187,15 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
             health(app, &json!({ "name": name, "ready": true }))
         }
         ModelVerb::Explain => document(&explain::explain(app, name, version)?),
+        ModelVerb::Recent => document(&overview::recent(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
-        ModelVerb::Infer => infer::infer(app, asked, incoming).await,
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
         }
-        ModelVerb::Generate => infer::generate(app, asked, incoming, false).await,
-        ModelVerb::GenerateStream => infer::generate(app, asked, incoming, true).await,
         ModelVerb::Config => document(&verbs::model_config(app, name, version)?),
+        ModelVerb::Infer | ModelVerb::Generate | ModelVerb::GenerateStream => {
+            Err(Error::internal("a verb that infers is answered where its answer is counted"))
+        }
     }
 }
 
@@ -307,6 +325,29 @@ fn options(path: &str) -> Result<Response<Frames>> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     Ok(response)
+}
+
+/// Counts how a request for inference was answered.
+fn end(observed: Observed, response: &Response<Frames>) {
+    let length = hyper::body::Body::size_hint(response.body()).lower();
+    observed.end(Code::http(response.status().as_u16()), usize::try_from(length).unwrap_or(usize::MAX));
+}
+
+/// The answer of a path that names no verb, or not with this method. One that was meant for a model counts as a request
+/// for inference all the same.
+fn lost(app: &App, error: &Error, path: &str) -> Response<Frames> {
+    let response = refusal_with_allow(app, error, path);
+    let verb = path.rsplit('/').next().unwrap_or_default();
+    if path.starts_with("/v2/models/") && matches!(verb, "infer" | "generate" | "generate_stream") {
+        let (name, version) = match crate::route::parse(path) {
+            Ok(Route::Model { name, version, .. }) => (Some(name), version),
+            _ => (None, None),
+        };
+        let mut observed = app.server.observe(Protocol::Http, name, version);
+        observed.refuse(error);
+        end(observed, &response);
+    }
+    response
 }
 
 fn refusal_with_allow(app: &App, error: &Error, path: &str) -> Response<Frames> {

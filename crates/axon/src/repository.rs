@@ -11,6 +11,7 @@
 //! then; a load that fails takes nothing away; what the index says has happened.
 
 mod control;
+mod counters;
 mod events;
 mod follow;
 mod model;
@@ -30,9 +31,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::ServerConfig;
+use crate::config::{ControlMode, Metrics, ServerConfig};
 use crate::error::{Error, Result};
 use crate::import::ModelCache;
+use crate::metrics::Registry;
 use crate::scheduler::Timer;
 use reaper::Reaper;
 use source::Source;
@@ -122,6 +124,7 @@ pub struct ModelRepository {
     timer: Arc<Timer>,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
+    metrics: Registry,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -147,6 +150,7 @@ impl ModelRepository {
             table,
             turns: Turns::default(),
             source,
+            metrics: Registry::new(config.metrics == Metrics::On),
             config,
             cache,
             timer: Timer::start()?,
@@ -190,6 +194,12 @@ impl ModelRepository {
         }));
         index.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
         index
+    }
+
+    /// Who decides what is loaded.
+    #[must_use]
+    pub fn control_mode(&self) -> ControlMode {
+        self.config.control
     }
 
     /// The versions that should be ready and are not, each with whether it is loading.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axon::metrics::Observed;
 use axon::request::InferenceRequest;
 use axon::{Error, Result};
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
+use crate::route::ModelVerb;
 use crate::timing;
 
 /// The length of the JSON part of a body that goes on with binary tensors.
@@ -31,21 +33,45 @@ const INLINE_BINARY: usize = 4 << 20;
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
-pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
-    let headers = &head.headers;
+/// Answers a verb that asks a model; what becomes of the request is noted in `observed`.
+pub(super) async fn answer(
+    app: &App,
+    asked: Asked<'_>,
+    verb: ModelVerb,
+    incoming: Incoming,
+    observed: &mut Observed,
+) -> Result<Response<Frames>> {
     let _guard = app.enter()?;
+    let is_stream = verb == ModelVerb::GenerateStream;
+    if is_stream || verb == ModelVerb::Generate {
+        let body = plain_body(app, asked.head, incoming).await?;
+        return generate(app, asked, body, is_stream, observed).await;
+    }
+    let headers = &asked.head.headers;
     check_content_type(headers)?;
     let body = body::read(incoming, app.body_limit, text_length(headers).unwrap_or_default()).await?;
+    infer(app, asked, body, observed).await
+}
+
+async fn infer(
+    app: &App,
+    asked: Asked<'_>,
+    body: Bytes,
+    observed: &mut Observed,
+) -> Result<Response<Frames>> {
+    let Asked { head, name, version } = asked;
+    let headers = &head.headers;
+    observed.arrive(body.len());
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
     let timeout = shorter(timeout, request_timeout(headers)?);
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = match app.ask(request).await {
+    let response = match app.ask(request, observed).await {
         Ok(response) => response,
         Err(error) => {
+            observed.refuse(&error);
             log_failure(&error, name, id.as_deref());
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
@@ -96,15 +122,15 @@ async fn compressed(
 }
 
 /// Answers a flat JSON object with one, or with a stream of one event.
-pub(super) async fn generate(
+async fn generate(
     app: &App,
     asked: Asked<'_>,
-    incoming: Incoming,
+    body: Bytes,
     is_stream: bool,
+    observed: &mut Observed,
 ) -> Result<Response<Frames>> {
     let Asked { head, name, version } = asked;
-    let _guard = app.enter()?;
-    let body = plain_body(app, head, incoming).await?;
+    observed.arrive(body.len());
     let model = app.server.model(name, version)?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
@@ -121,9 +147,10 @@ pub(super) async fn generate(
         sequence,
         parameters,
     };
-    let response = match app.ask(request).await {
+    let response = match app.ask(request, observed).await {
         Ok(response) => response,
         Err(error) => {
+            observed.refuse(&error);
             log_failure(&error, name, id.as_deref());
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }

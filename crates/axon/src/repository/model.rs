@@ -15,7 +15,7 @@ use crate::config::{Batching, MAX_TIMEOUT, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
 use crate::import::ModelCache;
-use crate::metrics::ModelStatistics;
+use crate::metrics::{ModelMetrics, ModelStatistics};
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, SessionOptions};
 use crate::plan::{Load, Observed, Plan, reconsider};
@@ -252,6 +252,18 @@ impl Model {
     #[must_use]
     pub fn statistics(&self) -> &ModelStatistics {
         &self.statistics
+    }
+
+    /// The counters of its version; `None` when metrics are off.
+    #[must_use]
+    pub fn metrics(&self) -> Option<&Arc<ModelMetrics>> {
+        self.statistics.metrics()
+    }
+
+    /// Has `metrics` count what it runs and answers.
+    pub(super) fn count_in(&self, metrics: Arc<ModelMetrics>) {
+        metrics.set_latency_target(self.config.latency_target);
+        self.statistics.count_in(metrics);
     }
 
     /// What is known of its load.
