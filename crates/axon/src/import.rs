@@ -255,6 +255,7 @@ impl Open {
         let Some(lock) = store.lock(waits).map_err(cannot("lock"))? else {
             return Err(Error::new(ErrorKind::ModelNotReady, "another process imports models"));
         };
+        store.sweep(&lock).map_err(cannot("write"))?;
         let present = if again { None } else { store.find(&found, Depth::Stamps) };
         if let Some(entry) = present {
             return Ok(entry);

@@ -200,15 +200,23 @@ impl Store {
         self.disk.lock(&self.folder.join("lock"), waits)
     }
 
+    /// Removes what was left unfinished: whoever left it has ended, since it would have the lock.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn sweep(&self, _lock: &Lock) -> io::Result<()> {
+        for path in self.disk.list(&self.folder.join("building"))? {
+            self.disk.remove(&path)?;
+        }
+        Ok(())
+    }
+
     /// An empty folder for the files of `key`, with room for `bytes` of them.
     ///
     /// # Errors
     /// When it cannot be made, or when `bytes` are too many for this folder or its file system.
-    pub fn begin(&self, _lock: &Lock, key: &str, bytes: u64) -> io::Result<PathBuf> {
-        // Whoever left something here has ended: it would have the lock.
-        for path in self.disk.list(&self.folder.join("building"))? {
-            self.disk.remove(&path)?;
-        }
+    pub fn begin(&self, lock: &Lock, key: &str, bytes: u64) -> io::Result<PathBuf> {
+        self.sweep(lock)?;
         let full = |problem: &'static str| Err(io::Error::new(io::ErrorKind::StorageFull, problem));
         if bytes > self.max_bytes {
             return full("it would take more than the model cache may");
