@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::config::{LoadCheckConfig, PollInterval, ServerConfig};
+use axon::config::{LoadCheckConfig, ModelCacheConfig, PollInterval, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
@@ -85,10 +85,13 @@ pub struct NativeConfig {
     load_check_s: u64,
     load_check_bytes: Option<u64>,
     load_check_command: Vec<OsString>,
+    model_cache: bool,
+    model_cache_folder: Option<PathBuf>,
+    model_cache_bytes: u64,
 }
 
 impl NativeConfig {
-    fn parse(self) -> Result<ServerConfig> {
+    pub(crate) fn parse(self) -> Result<ServerConfig> {
         let mut config = ServerConfig {
             name: self.name,
             runtime_library: self.runtime_library,
@@ -101,6 +104,12 @@ impl NativeConfig {
                 time: Duration::from_secs(self.load_check_s),
                 memory: self.load_check_bytes,
                 records: None,
+            },
+            model_cache: ModelCacheConfig {
+                is_on: self.model_cache,
+                folder: self.model_cache_folder,
+                max_bytes: self.model_cache_bytes,
+                ..ModelCacheConfig::default()
             },
             ..ServerConfig::default()
         };

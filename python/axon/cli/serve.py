@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from axon import _axon
+from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
 from axon.cli.parser import bounded
-from axon.config import Loading
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def add_to(commands: Commands) -> None:
         help="time between two looks in mode poll; 0 leaves it to the system to tell of changes (default: 15)",
     )
     _add_load_check(parser)
+    add_cache_options(parser, may_be_off=True)
     parser.add_argument(
         "--load-model",
         action="append",
@@ -196,7 +198,8 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     # The native server has its own handlers, which would otherwise run Python's after themselves.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    loading = Loading(
+    loading = replace(
+        cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
