@@ -57,7 +57,10 @@ fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration)
         let _ = writeln!(text, "try it: {}", curl_line(model, addresses.http));
     }
     let runtime = runtime_version().map(|version| format!(", ONNX Runtime {version}")).unwrap_or_default();
-    let Addresses { http, grpc } = addresses;
+    let Addresses { http, grpc, metrics } = addresses;
+    if let Some(metrics) = metrics {
+        let _ = writeln!(text, "metrics: http://{metrics}/metrics");
+    }
     let grpc = grpc.map(|address| format!(" and grpc://{address}")).unwrap_or_default();
     let _ = writeln!(
         text,

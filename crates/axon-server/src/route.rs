@@ -51,6 +51,8 @@ pub enum Route<'a> {
     Logging,
     /// `/v2/residency`
     Residency,
+    /// `/metrics`
+    Metrics,
     /// `/openapi.json`
     OpenApi,
     /// `/v2/axon/overview`
@@ -181,6 +183,7 @@ pub fn parse(path: &str) -> Result<Route<'_>> {
     let Some(["", first, rest @ ..]) = segments.get(..count) else { return Err(not_found(path)) };
     match (*first, rest) {
         ("v2", rest) => parse_v2(rest, path),
+        ("metrics", []) => Ok(Route::Metrics),
         ("openapi.json", []) => Ok(Route::OpenApi),
         ("docs" | "dashboard", _) | ("", []) => Ok(Route::Page(path)),
         _ => Err(not_found(path)),
@@ -321,6 +324,7 @@ mod tests {
             memory(MemoryKind::Cuda, Some("r"), MemoryVerb::Register),
         );
         check("/v2/systemsharedmemory/unregister", memory(MemoryKind::System, None, MemoryVerb::Unregister));
+        check("/metrics", Route::Metrics);
         check("/openapi.json", Route::OpenApi);
         check("/", Route::Page("/"));
         check("/dashboard", Route::Page("/dashboard"));

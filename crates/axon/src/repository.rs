@@ -21,6 +21,7 @@ mod keeper;
 mod model;
 mod overrides;
 mod reaper;
+mod recall;
 mod residents;
 mod scan;
 mod sequencer;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{ControlMode, Metrics, ServerConfig};
 use crate::error::{Error, Result};
+use crate::import::ModelCache;
 use crate::metrics::Registry;
 use crate::scheduler::Timer;
 use keeper::Keeping;
@@ -127,6 +129,8 @@ pub struct ModelRepository {
     turns: Turns,
     source: Source,
     config: ServerConfig,
+    /// What is kept of models from load to load.
+    cache: ModelCache,
     timer: Arc<Timer>,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
@@ -174,12 +178,15 @@ impl ModelRepository {
         config: ServerConfig,
         keeping: Option<Keeping>,
     ) -> Result<Self> {
+        let library = config.runtime_library.as_deref();
+        let cache = ModelCache::open(&config.model_cache, &config.load_check, library);
         Ok(Self {
             table,
             turns: Turns::default(),
             source,
             metrics: Registry::new(config.metrics == Metrics::On),
             config,
+            cache,
             timer: Timer::start()?,
             loads: AtomicU64::new(0),
             keeping,
@@ -267,6 +274,7 @@ impl ModelRepository {
         if let Some(keeping) = &self.keeping {
             keeping.0.close();
         }
+        self.cache.close();
         let end = Instant::now() + limit;
         for model in self.table.close() {
             model.close(end.saturating_duration_since(Instant::now()));

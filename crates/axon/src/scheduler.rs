@@ -34,7 +34,7 @@ use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
 use attendance::{Caller, Runs};
-use load::{ArrivalRate, Refusals, predicted_p99};
+use load::{ArrivalRate, Refusals, curve_rows, predicted_p99};
 use replan::Replanning;
 
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
@@ -365,6 +365,9 @@ impl Scheduler {
         Load {
             full_batch: batcher.estimator().predict(rows),
             max_batch_rows: rows,
+            curve: curve_rows(rows).map(|rows| (rows, batcher.estimator().predict(rows))).collect(),
+            instances: batcher.rules().instances,
+            busy_instances: self.shared.runs.count(),
             arrivals,
             capacity,
             waiting: batcher.len(),

@@ -391,6 +391,12 @@ impl InferenceServer {
         self.inner.repository.control_mode()
     }
 
+    /// The versions that are meant to be loaded and are not, each with whether it is being loaded.
+    #[must_use]
+    pub fn unready(&self) -> Vec<(String, u64, bool)> {
+        self.inner.repository.unready()
+    }
+
     /// True from [`InferenceServer::stop`] on.
     #[must_use]
     pub fn is_stopping(&self) -> bool {

@@ -108,7 +108,7 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         Verb::ModelReady => {
             let ModelReadyRequest { name, version } = decode(message)?;
             check_name(&name)?;
-            let ready = app.server.model(&name, parse(&version)?).is_ok();
+            let ready = crate::health::model_ready(app, &name, parse(&version)?).is_ok();
             encode(&ModelReadyResponse { ready })
         }
         Verb::ServerMetadata => encode(&verbs::server_metadata(app)),
