@@ -1,6 +1,7 @@
 # The native module. Private: its users are the modules of the package.
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Never, TypeAlias, TypedDict, final
 
 __all__ = [
@@ -34,6 +35,7 @@ class NativeConfig(TypedDict):
     runtime_library: str | None
     control: str
     load_models: list[str]
+    memory_budget: int | None
     repository_poll_s: int
     load_check: str
     load_check_s: int
@@ -133,6 +135,9 @@ class Server:
 
 def check_load(arguments: list[str]) -> Never: ...
 def close_all() -> None: ...
+def examine(
+    path: str, config: NativeConfig, loads: bool
+) -> list[tuple[str, int | None, Path, int, str | None, str | None, list[str]]]: ...
 def serve(options: NativeServe, config: NativeConfig) -> None: ...
 def runtime_version() -> str | None: ...
 def simulate(trace: NativeReplay) -> NativeReplayReport: ...

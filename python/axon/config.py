@@ -22,7 +22,9 @@ class Loading:
     """Which models a server loads, when and how.
 
     Attributes:
-        control: Who decides which models are loaded: "none", "explicit" or "poll".
+        control: Who decides which models are loaded: "none", "explicit", "poll" or "auto".
+        memory_budget: Bytes that loaded models may take together when `control` is "auto"; None is what the host
+            has, less a tenth or 256 MiB.
         load_models: The models to load at start when `control` is "explicit".
         poll_s: Seconds between two looks at the repository when `control` is "poll"; 0 leaves it to the system to tell.
         check: Which models are loaded for trial in a process of their own: "always", "first" or "off".
@@ -34,6 +36,7 @@ class Loading:
     """
 
     control: str = "none"
+    memory_budget: int | None = None
     load_models: Sequence[str] = ()
     poll_s: int = 15
     check: str = "off"
@@ -112,6 +115,7 @@ class ModelConfig:
             "runtime_library": find_library(),
             "control": loading.control,
             "load_models": list(loading.load_models),
+            "memory_budget": loading.memory_budget,
             "repository_poll_s": loading.poll_s,
             "load_check": loading.check,
             "load_check_s": loading.check_s,

@@ -80,6 +80,7 @@ pub struct NativeConfig {
     runtime_library: Option<PathBuf>,
     control: String,
     load_models: Vec<String>,
+    memory_budget: Option<u64>,
     repository_poll_s: u64,
     load_check: String,
     load_check_s: u64,
@@ -97,6 +98,7 @@ impl NativeConfig {
             runtime_library: self.runtime_library,
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
+            memory_budget: self.memory_budget,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
             load_check: LoadCheckConfig {
                 mode: self.load_check.parse().map_err(|problem| Error::invalid("load_check", problem))?,

@@ -65,7 +65,8 @@ impl App {
         span.received(&request);
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
-        let ticket = self.server.submit_observed(request, move |answer| answers.push(sender, answer))?;
+        let reply = move |answer| answers.push(sender, answer);
+        let ticket = self.server.submit_when_loaded(request, reply).await?;
         let response = ticket.finish(receiver).await?;
         observed.ran(response.timing);
         span.ran(&response);

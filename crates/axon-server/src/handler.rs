@@ -27,7 +27,7 @@ use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::trace::{Sending, Span};
-use crate::{admin, dashboard, health, metrics, openapi, overview, page, verbs};
+use crate::{admin, dashboard, health, metrics, openapi, overview, page, residency, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -122,6 +122,7 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
             repository_verb(app, repository, verb, body).await
         }
         Route::Metrics => metrics::answer(app, &head.headers).await,
+        Route::Residency => document(&residency::report(app)),
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;
@@ -149,6 +150,10 @@ async fn repository_verb(
         }
         RepositoryVerb::Unload(name) => {
             verbs::unload(app, repository, name, admin::unload_dependents(&body)?).await?;
+        }
+        RepositoryVerb::Keep(name, keep) => {
+            verbs::check_repository(repository)?;
+            residency::keep(app, name, keep).await?;
         }
     }
     Ok(respond(StatusCode::OK, JSON, Frames::default()))
@@ -197,7 +202,10 @@ struct Asked<'a> {
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
     let Asked { head, name, version, .. } = asked;
     match verb {
-        ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
+        ModelVerb::Metadata => {
+            app.server.loaded_model(name, version, None).await?;
+            document(&verbs::model_metadata(app, name, version)?)
+        }
         ModelVerb::Ready => {
             health::model_ready(app, name, version)?;
             is_well(app, &json!({ "name": name, "ready": true }))
@@ -208,7 +216,10 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
         }
-        ModelVerb::Config => document(&verbs::model_config(app, name, version)?),
+        ModelVerb::Config => {
+            app.server.loaded_model(name, version, None).await?;
+            document(&verbs::model_config(app, name, version)?)
+        }
         ModelVerb::Infer | ModelVerb::Generate | ModelVerb::GenerateStream => {
             Err(Error::internal("a verb that infers is answered where its answer is counted"))
         }

@@ -27,16 +27,21 @@ pub mod openapi;
 mod overview;
 pub mod page;
 pub mod proto;
+mod residency;
 pub mod route;
 mod serve;
 mod settings;
 pub mod shared_memory;
 pub mod signals;
+mod size;
 mod spread;
 pub mod status;
 mod timing;
 pub mod trace;
 mod verbs;
+
+pub use residency::Keep;
+pub use size::size;
 
 pub use serve::{
     Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,

@@ -91,12 +91,16 @@ struct Arguments {
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
     /// none: all models are loaded at start and stay; explicit: models are loaded and unloaded on request; poll: they
-    /// follow the repository
+    /// follow the repository; auto: each is loaded by the first request for it and unloaded when others are worth more
     #[arg(long, default_value_t)]
     model_control_mode: ControlMode,
     /// A model to load at start in mode explicit; may come several times; `*` is all
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
+    /// The bytes that loaded models may take together in mode auto, such as 8GiB or 500MB; by default what the host or the
+    /// cgroup has, less a tenth of that, or 256 MiB where that is more
+    #[arg(long, value_name = "SIZE", value_parser = axon_server::size)]
+    memory_budget: Option<u64>,
     /// How often the repository is looked at in mode poll, in seconds; 0 leaves it to the system to tell of changes
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
     repository_poll_secs: u64,
@@ -221,6 +225,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
+    options.config.memory_budget = arguments.memory_budget;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
     cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));

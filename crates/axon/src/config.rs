@@ -183,6 +183,9 @@ pub enum ControlMode {
     Explicit,
     /// All models are loaded at start; from then on what changes in the repository is loaded, loaded again or unloaded.
     Poll,
+    /// None is loaded at start. Each is loaded by the first request for it, and unloaded when its bytes are needed for what
+    /// is worth more; models are loaded and unloaded on request too.
+    Auto,
 }
 
 impl ControlMode {
@@ -193,6 +196,7 @@ impl ControlMode {
             Self::None => "none",
             Self::Explicit => "explicit",
             Self::Poll => "poll",
+            Self::Auto => "auto",
         }
     }
 }
@@ -211,7 +215,8 @@ impl FromStr for ControlMode {
             "none" => Ok(Self::None),
             "explicit" => Ok(Self::Explicit),
             "poll" => Ok(Self::Poll),
-            _ => Err(format!("expected `none`, `explicit` or `poll`, got `{}`", name.escape_debug())),
+            "auto" => Ok(Self::Auto),
+            _ => Err(format!("expected `none`, `explicit`, `poll` or `auto`, got `{}`", name.escape_debug())),
         }
     }
 }
@@ -366,6 +371,9 @@ pub struct ServerConfig {
     pub load_check: LoadCheckConfig,
     /// Where models are kept as they are made ready for this machine.
     pub model_cache: ModelCacheConfig,
+    /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
+    /// has, less a tenth of that or 256 MiB.
+    pub memory_budget: Option<u64>,
     /// Whether requests are counted.
     pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from axon import _axon
 from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
-from axon.cli.parser import bounded
+from axon.cli.parser import bounded, size
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--model-control-mode",
-        choices=["none", "explicit", "poll"],
+        choices=["none", "explicit", "poll", "auto"],
         default="none",
-        help="none: all models are loaded at start and stay; explicit: on request; poll: as the folder changes "
-        "(default: none)",
+        help="none: all models are loaded at start and stay; explicit: on request; poll: as the folder changes; auto: "
+        "by the first request for each, until others are worth more (default: none)",
     )
     parser.add_argument(
         "--repository-poll-secs",
@@ -81,6 +81,13 @@ def add_to(commands: Commands) -> None:
         default=15,
         metavar="SECONDS",
         help="time between two looks in mode poll; 0 leaves it to the system to tell of changes (default: 15)",
+    )
+    parser.add_argument(
+        "--memory-budget",
+        type=size,
+        metavar="SIZE",
+        help="bytes that loaded models may take together in mode auto, such as 8GiB or 500MB (default: what the host "
+        "or the cgroup has, less a tenth, or 256 MiB where that is more)",
     )
     _add_load_check(parser)
     add_cache_options(parser, may_be_off=True)
@@ -201,6 +208,7 @@ def _run(chosen: argparse.Namespace) -> int:
     loading = replace(
         cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
+        memory_budget=chosen.memory_budget,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
         check=chosen.load_check,

@@ -146,7 +146,7 @@ async fn generate(
 ) -> Result<Response<Frames>> {
     let Asked { head, name, version, span } = asked;
     observed.arrive(body.len());
-    let model = app.server.model(name, version)?;
+    let model = app.server.loaded_model(name, version, request_timeout(&head.headers)?).await?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
     let Generated { inputs, id, timeout, priority, sequence, parameters } =
@@ -216,6 +216,10 @@ async fn decode(
     };
     let encoding = content_encoding(headers);
     let limit = app.body_limit;
+    // The body is the only input's bytes, and the model says what they are.
+    if text_length(headers) == Some(0) {
+        app.server.loaded_model(name, version, request_timeout(headers)?).await?;
+    }
     let server = app.server.clone();
     let name = name.to_owned();
     // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::calm::{self, calmly};
 use super::reaper::Departure;
 use super::recall;
 use super::scan::Found;
@@ -64,7 +65,8 @@ impl Prepared {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
         let located = cache.locate(path, &outline, config.device);
-        let load = |threads| located.load(SessionOptions { device: config.device, threads, arena });
+        let load =
+            |threads| located.load(SessionOptions { device: config.device, threads, arena }, calm::session);
         let started = Instant::now();
         let session = load(1)?;
         let cost = Load { duration: started.elapsed(), bytes: outline.size };
@@ -128,7 +130,7 @@ impl Model {
         let config = configured(config, configuration);
         let labels = read_labels_of(found)?;
         let prepared = match configuration.backend() {
-            Backend::OnnxRuntime => Prepared::onnx(found, &path, &config, cache)?,
+            Backend::OnnxRuntime => calmly(|| Prepared::onnx(found, &path, &config, cache))?,
             Backend::Identity => Prepared::identity(found)?,
         };
         let Prepared { outline, fit, findings, plan, file_name, executors, forget } = prepared;
