@@ -10,6 +10,7 @@ pub mod batcher;
 pub mod config;
 pub mod error;
 pub mod executor;
+pub mod lanes;
 pub mod load_check;
 pub mod metrics;
 pub mod model_config;

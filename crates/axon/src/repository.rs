@@ -24,14 +24,16 @@ mod ticket;
 mod turns;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::ServerConfig;
+use crate::config::{Device, ServerConfig, granted_cores};
 use crate::error::{Error, Result};
-use crate::scheduler::Timer;
+use crate::lanes::Lanes;
+use crate::scheduler::{Host, Timer};
 use reaper::Reaper;
 use source::Source;
 use table::Table;
@@ -115,7 +117,7 @@ pub struct ModelRepository {
     turns: Turns,
     source: Source,
     config: ServerConfig,
-    timer: Arc<Timer>,
+    host: Host,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
     /// Last, so that it gives back what the others drop.
@@ -131,6 +133,9 @@ impl ModelRepository {
     /// setting does not fit what is there; [`ErrorKind::Internal`](crate::ErrorKind) when a thread cannot be started.
     pub fn open(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
         let (source, found) = Source::open(path, &config)?;
+        // A GPU runs one batch at a time.
+        let least = if config.model.device == Device::Cpu { granted_cores() } else { NonZeroUsize::MIN };
+        let lanes = Lanes::new(config.lanes, least);
         let table = Arc::new(Table::default());
         for versions in found.chunk_by(|one, next| one.name == next.name) {
             if let Some(first) = versions.first() {
@@ -142,7 +147,7 @@ impl ModelRepository {
             turns: Turns::default(),
             source,
             config,
-            timer: Timer::start()?,
+            host: Host { timer: Timer::start()?, lanes },
             loads: AtomicU64::new(0),
             reaper: Reaper::start()?,
         };

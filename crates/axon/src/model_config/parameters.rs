@@ -1,8 +1,9 @@
 //! The parameters of a configuration that Axon acts on; those of ONNX Runtime's sessions are Axon's to choose.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Backend;
+use super::{Backend, ModelConfiguration};
 use super::check::Checker;
 use super::fields::Fields;
 use crate::config::{Batching, MAX_TIMEOUT, Profile};
@@ -24,6 +25,12 @@ pub(super) const LATENCY_TARGET: &str = "latency_target_ms";
 /// What instances and threads are chosen for; `profile` in `model.toml`.
 pub(super) const PROFILE: &str = "axon_profile";
 
+/// Its part of the device's time against those of other models; `weight` in `model.toml`.
+pub(super) const WEIGHT: &str = "axon_weight";
+
+/// The greatest weight.
+const MAX_WEIGHT: u32 = 1000;
+
 /// What the parameters say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parameters {
@@ -35,6 +42,16 @@ pub(super) struct Parameters {
     pub latency_target: Option<Duration>,
     /// What instances and threads are chosen for.
     pub profile: Option<Profile>,
+    /// Its part of the device's time against those of other models.
+    pub weight: Option<NonZeroU32>,
+}
+
+impl ModelConfiguration {
+    /// Its part of the device's time against those of other models, 1 to 1000; `None` leaves it to the server.
+    #[must_use]
+    pub fn weight(&self) -> Option<NonZeroU32> {
+        self.checked.parameters.weight
+    }
 }
 
 impl Checker<'_> {
@@ -61,6 +78,7 @@ impl Checker<'_> {
                     })?;
                     read.profile = Some(parsed);
                 }
+                WEIGHT => read.weight = Some(self.weight(value)?),
                 LATENCY_TARGET => read.latency_target = Some(self.latency_target(value)?),
                 _ => self.unused(&format!("parameters.{}", name.escape_debug())),
             }
@@ -76,6 +94,14 @@ impl Checker<'_> {
             let most = MAX_TIMEOUT.as_millis();
             let problem = format_args!("expected milliseconds, more than 0 to {most}, got {}", Echo(value));
             self.error(&format!("parameters.{LATENCY_TARGET}"), problem)
+        })
+    }
+
+    fn weight(&self, value: &str) -> Result<NonZeroU32> {
+        let weight = value.parse().ok().filter(|weight: &NonZeroU32| weight.get() <= MAX_WEIGHT);
+        weight.ok_or_else(|| {
+            let problem = format_args!("expected an integer from 1 to {MAX_WEIGHT}, got {}", Echo(value));
+            self.error(&format!("parameters.{WEIGHT}"), problem)
         })
     }
 
