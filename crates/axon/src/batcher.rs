@@ -147,7 +147,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if wait <= left {
             return Ok(false);
         }
-        let idle = self.queue.length == 0 && self.running.is_empty();
+        let idle = self.queue.length == 0 && self.running.is_empty() && self.residual(now).is_zero();
         if idle && self.estimate(key).is_doubtful(left, now) {
             return Ok(true);
         }

@@ -18,8 +18,6 @@
 
 mod arbiter;
 mod demand;
-#[cfg(test)]
-pub(crate) mod planted;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -29,6 +27,8 @@ use std::time::{Duration, Instant};
 
 use crate::batcher::{Cap, Class, Outlook, Surroundings};
 
+#[cfg(test)]
+pub(crate) use arbiter::planted;
 pub use arbiter::{Arbiter, RunId, SeatId, Terms};
 
 /// Wakes an idle instance of a model. Called while no lock is held.

@@ -66,9 +66,19 @@ impl Moment<'_> {
     fn batch_at<T>(&self, line: &Line<T>, position: usize) -> Cut {
         let Some((deadline, _)) = line.rank_at(position) else { return Cut { shed: position, take: 0 } };
         let before = line.rows_of_first(position);
-        let until = line.count_within(before.saturating_add(self.rows_until(deadline)));
-        // A request of more rows than a batch may have runs alone.
-        Cut { shed: position, take: until.saturating_sub(position).max(1) }
+        let left = deadline.saturating_duration_since(self.now);
+        let mut most = self.rows_until(deadline);
+        loop {
+            let until = line.count_within(before.saturating_add(most));
+            // A request of more rows than a batch may have runs alone.
+            let take = until.saturating_sub(position).max(1);
+            let rows = line.rows_of_first(position + take) - before;
+            // Sizes that have times of their own may take longer than larger ones.
+            if take == 1 || self.in_time(rows, deadline) {
+                return Cut { shed: position, take };
+            }
+            most = self.estimator.rows_within(left, rows - 1, self.now);
+        }
     }
 
     /// True when what is behind the first `count` can be answered in time after them, in full batches and with the time

@@ -53,6 +53,12 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         self.surroundings = surroundings;
     }
 
+    /// What it was told last.
+    #[must_use]
+    pub fn surroundings(&self) -> Surroundings {
+        self.surroundings
+    }
+
     /// What a free instance would be given at `now`; `None` when nothing is to run.
     #[must_use]
     pub fn outlook(&self, now: Instant) -> Option<Outlook> {

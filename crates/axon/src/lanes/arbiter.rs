@@ -10,6 +10,9 @@
 //! Invariants: what is held and called never needs more lanes than there are; while a lane is free, only a seat waits
 //! for it that needs more lanes than are free, and those after it; a seat is called once for each claim.
 
+#[cfg(test)]
+pub(crate) mod planted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -86,7 +89,7 @@ pub struct Arbiter {
     next: u64,
     swept: Option<Instant>,
     #[cfg(test)]
-    pub(super) plant: Option<super::planted::PlantedBug>,
+    plant: Option<planted::PlantedBug>,
 }
 
 impl Arbiter {
@@ -177,24 +180,26 @@ impl Arbiter {
 
     /// The seats that may run from now on and have not been told: wake an instance of each, which then takes.
     pub fn call(&mut self, now: Instant) -> Vec<SeatId> {
-        let mut called = Vec::new();
+        std::iter::from_fn(|| self.call_next(now)).collect()
+    }
+
+    /// As [`Arbiter::call`], one seat at a time.
+    pub fn call_next(&mut self, now: Instant) -> Option<SeatId> {
         self.sweep(now);
         self.advance();
         #[cfg(test)]
         if self.plant_in_call() {
-            return called;
+            return None;
         }
-        while let Some(seat) = self.first(now) {
-            let width = self.seats.get(&seat).map_or(1, |state| self.width(state));
-            if width > self.free(now) {
-                break;
-            }
-            if let Some(state) = self.seats.get_mut(&seat) {
-                state.is_called = true;
-            }
-            called.push(seat);
+        let seat = self.first(now)?;
+        let free = self.free(now);
+        let lanes = self.lanes();
+        let state = self.seats.get_mut(&seat)?;
+        if state.terms.width.min(lanes) > free {
+            return None;
         }
-        called
+        state.is_called = true;
+        Some(seat)
     }
 
     /// A called seat's instance takes its lane; `None` when the seat is not called.
@@ -237,7 +242,7 @@ impl Arbiter {
         let Some(run) = self.runs.get_mut(&run) else { return };
         let Some(seat) = self.seats.get_mut(&run.seat) else { return };
         #[cfg(test)]
-        let seconds = super::planted::in_pay(self.plant, seconds);
+        let seconds = if self.plant == Some(planted::PlantedBug::PaysNothing) { 0.0 } else { seconds };
         let more = (seconds - run.paid) * run.width as f64;
         seat.time += more * lightest / f64::from(seat.terms.weight);
         run.paid = seconds;
@@ -255,6 +260,10 @@ impl Arbiter {
     /// urgent one, have had lately. `None` where there was none.
     #[must_use]
     pub fn cap(&self, seat: SeatId, class: Class, now: Instant) -> Option<Duration> {
+        #[cfg(test)]
+        if self.plant == Some(planted::PlantedBug::ForgetsLimits) {
+            return None;
+        }
         let others = self.active.iter().filter(|&&other| other != seat);
         let limits = others.filter_map(|other| self.seats.get(other)?.demand.tightest(class, now));
         limits.min().map(|limit| limit / 2)
@@ -312,33 +321,51 @@ impl Arbiter {
     #[must_use]
     pub fn next_wake(&self, now: Instant) -> Option<Instant> {
         let waits = self.active_seats().any(|(_, state)| state.claim.is_some() && !state.is_called);
-        let overdue = self.runs.values().map(|run| run.overdue).filter(|&at| at > now);
-        if waits { overdue.min() } else { None }
+        let overdue = self.runs.values().map(|run| run.overdue).filter(|&at| at > now).min();
+        // Whoever is called and has not taken its lane yet may hang as soon as it has.
+        waits.then(|| overdue.unwrap_or(now + NEVER_OVERDUE_BEFORE))
     }
 
     /// Lanes that are neither held nor called for.
     fn free(&self, now: Instant) -> usize {
         let held: usize = self.runs.values().filter(|run| now < run.overdue).map(|run| run.width).sum();
+        #[cfg(test)]
+        let held = self.plant_in_held(held);
         let called = self.active_seats().filter(|(_, seat)| seat.is_called).map(|(_, seat)| self.width(seat));
         self.lanes().saturating_sub(held + called.sum::<usize>())
     }
 
-    /// Who runs next of those that wait and are not called.
+    /// Those that wait and are not called.
+    fn waiting(&self) -> impl Iterator<Item = (SeatId, &Seat, Outlook)> {
+        let seats = self.active_seats().filter(|(_, seat)| !seat.is_called);
+        seats.filter_map(|(id, seat)| Some((id, seat, seat.claim?)))
+    }
+
+    /// Who runs next of them.
     fn first(&self, now: Instant) -> Option<SeatId> {
-        let waiting = || {
-            let seats = self.active_seats().filter(|(_, seat)| !seat.is_called);
-            seats.filter_map(|(id, seat)| Some((id, seat, seat.claim?)))
-        };
-        let class = waiting().map(|(.., claim)| claim.class).min()?;
-        let waiting = || waiting().filter(move |(.., claim)| claim.class == class);
-        let least = waiting().map(|(_, seat, _)| seat.time).fold(f64::INFINITY, f64::min);
-        let most = least + self.most_ahead(now).as_secs_f64();
-        let order = |&(id, seat, claim): &(SeatId, &Seat, Outlook)| (seat.time > most, claim.latest, id);
         #[cfg(test)]
-        if let Some(chosen) = self.plant_in_first(now) {
+        if let Some(chosen) = self.plant_in_first() {
             return Some(chosen);
         }
-        waiting().min_by_key(order).map(|(id, ..)| id)
+        let class = self.waiting().map(|(.., claim)| claim.class).min()?;
+        let most = self.most_time(class, now);
+        let waiting = self.waiting().filter(|(.., claim)| claim.class == class);
+        waiting.min_by_key(|&(id, seat, claim)| (seat.time > most, claim.latest, id)).map(|(id, ..)| id)
+    }
+
+    /// What a seat may have had before others of its class come first.
+    fn most_time(&self, class: Class, now: Instant) -> f64 {
+        let waiting = self.waiting().filter(|(.., claim)| claim.class == class);
+        let least = waiting.map(|(_, seat, _)| seat.time).fold(f64::INFINITY, f64::min);
+        least + self.most_ahead(now).as_secs_f64()
+    }
+
+    /// True when a seat that waits has had so much that others of its class come first.
+    #[must_use]
+    pub fn is_ahead(&self, seat: SeatId, now: Instant) -> bool {
+        let state = self.seats.get(&seat);
+        let class = state.and_then(|state| state.claim).map(|claim| claim.class);
+        class.zip(state).is_some_and(|(class, state)| state.time > self.most_time(class, now))
     }
 
     /// How far ahead of its share a seat may be: no further than a run may take.
@@ -386,3 +413,6 @@ impl Seat {
         self.luck.add(self.runs, usize::from(self.claim.is_some()), now);
     }
 }
+
+#[cfg(test)]
+mod tests;

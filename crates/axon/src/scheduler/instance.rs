@@ -262,8 +262,8 @@ fn next_batch(shared: &Arc<Shared>, mut ended: Option<Lane>) -> Option<(Batch<Pe
         };
         // Counted before the lock is given up, so that a drain never sees a batch neither waiting nor running.
         state.running += batch.as_ref().map_or(0, |batch| batch.requests.len());
-        let has_refused = !(expired.is_empty() && shed.is_empty());
-        if has_refused || !calls.is_empty() {
+        let has_given_up_lock = !(expired.is_empty() && shed.is_empty() && calls.is_empty());
+        if has_given_up_lock {
             drop(state);
             calls.make();
             shared.refuse(expired, shed, now);
@@ -279,9 +279,10 @@ fn next_batch(shared: &Arc<Shared>, mut ended: Option<Lane>) -> Option<(Batch<Pe
             }
             return Some((batch, lane));
         }
-        // A lane that is not needed after all goes back with the next question.
+        // A lane that is not needed after all goes back with the next question. While the lock was given up this instance
+        // may have been called, and not have heard it.
         ended = lane;
-        if may_run && state.batcher.has_work(now) || ended.is_some() {
+        if has_given_up_lock || ended.is_some() || may_run && state.batcher.has_work(now) {
             continue;
         }
         if state.batcher.is_empty() && shared.closing.load(Ordering::Acquire) {

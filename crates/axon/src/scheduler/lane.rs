@@ -43,10 +43,11 @@ pub(super) fn wake(shared: &Shared, state: &mut State, now: Instant) -> Calls {
         return Calls::default();
     }
     let (is_called, calls) = shared.seat.claim(outlook, now);
-    state.is_claiming = true;
-    if is_called {
+    // The first to claim has an instance ask for itself too, which then waits no longer than a run may be overdue.
+    if is_called || !state.is_claiming {
         shared.work.notify_one();
     }
+    state.is_claiming = true;
     calls
 }
 
