@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axon::metrics::Observed;
 use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
@@ -33,12 +34,14 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Asks a model. Dropping the future takes the request out of the queue.
-    pub async fn ask(&self, request: InferenceRequest) -> Result<InferenceResponse> {
+    /// Asks a model, and notes in `observed` how it ran. Dropping the future takes the request out of the queue.
+    pub async fn ask(&self, request: InferenceRequest, observed: &mut Observed) -> Result<InferenceResponse> {
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
-        let ticket = self.server.submit(request, move |answer| answers.push(sender, answer))?;
-        ticket.finish(receiver).await
+        let ticket = self.server.submit_observed(request, move |answer| answers.push(sender, answer))?;
+        let response = ticket.finish(receiver).await?;
+        observed.ran(response.timing);
+        Ok(response)
     }
 
     /// Reads a request by `parse`, what is in shared memory last; on another thread where that takes long.

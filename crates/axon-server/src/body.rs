@@ -21,25 +21,32 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// The slowest rate, in bytes per second.
 pub const SLOWEST: u64 = 1024;
 
-/// The first allocation for a body of several frames; it grows with what comes, not with what is declared.
+/// The first allocation for a body of several frames that does not say its length.
 const FIRST_CAPACITY: usize = 64 << 10;
 
-/// Reads a whole body of at most `limit` bytes.
+/// Room is made for so many times what has come, as far as the body says that it goes on: most bodies are copied once,
+/// and whoever declares much and sends little is given little.
+const AHEAD: usize = 16;
+
+/// Tensors that begin at a multiple of this can be used where they lie, whatever their elements.
+const ALIGNMENT: usize = 16;
+
+/// Reads a whole body of at most `limit` bytes. One that has to be copied together is laid out so that what begins at
+/// `aligned` lies where a tensor may.
 ///
 /// # Errors
 /// [`ErrorKind::RequestTooLarge`]; [`ErrorKind::InvalidRequest`] when it is cut, broken or in too many chunks;
 /// [`ErrorKind::Cancelled`] when it comes too slowly.
-pub async fn read(mut body: Incoming, limit: usize) -> Result<Bytes> {
+pub async fn read(mut body: Incoming, limit: usize, aligned: usize) -> Result<Bytes> {
     let declared = body.size_hint().exact();
     if let Some(length) = declared.filter(|&length| length > limit as u64) {
         return Err(too_large(length, limit));
     }
     let started = Instant::now();
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
+    let mut whole = Whole::new(aligned, declared.and_then(|length| usize::try_from(length).ok()));
     let mut chunks = 0;
     loop {
-        let received = (first.len() + rest.len()) as u64;
+        let received = whole.len() as u64;
         let deadline = started + GRACE + Duration::from_secs(received / SLOWEST);
         let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let frame = match timeout_at(deadline, next).await {
@@ -53,25 +60,71 @@ pub async fn read(mut body: Incoming, limit: usize) -> Result<Bytes> {
             continue;
         }
         chunks += 1;
-        let length = first.len() + rest.len() + data.len();
+        let length = whole.len() + data.len();
         if length > limit {
             return Err(too_large(length as u64, limit));
         }
         if declared.is_none() && chunks > MAX_CHUNKS {
             return Err(Error::invalid("body", format_args!("expected at most {MAX_CHUNKS} chunks")));
         }
-        if chunks == 1 {
-            first = data;
-            continue;
-        }
-        if rest.is_empty() {
-            // One frame is kept as it came; a second one begins the copy, at most twice the bytes received.
-            rest.reserve((first.len() + data.len()).max(FIRST_CAPACITY));
-            rest.extend_from_slice(&std::mem::take(&mut first));
-        }
-        rest.extend_from_slice(&data);
+        whole.push(data);
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(whole.finish())
+}
+
+/// A body that is put together from its frames. A lone frame stays as it came.
+struct Whole {
+    first: Bytes,
+    /// Begins with `padding` bytes that are not the body's.
+    rest: BytesMut,
+    padding: usize,
+    declared: Option<usize>,
+}
+
+impl Whole {
+    fn new(aligned: usize, declared: Option<usize>) -> Self {
+        let padding = (ALIGNMENT - aligned % ALIGNMENT) % ALIGNMENT;
+        Self { first: Bytes::new(), rest: BytesMut::new(), padding, declared }
+    }
+
+    fn len(&self) -> usize {
+        if self.rest.is_empty() { self.first.len() } else { self.rest.len() - self.padding }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.reserve(self.padding + self.first.len() + self.room(data.len()));
+            self.rest.resize(self.padding, 0);
+            let first = std::mem::take(&mut self.first);
+            self.rest.extend_from_slice(&first);
+        } else if self.rest.capacity() - self.rest.len() < data.len() {
+            self.rest.reserve(self.room(data.len()));
+        }
+        self.rest.extend_from_slice(&data);
+    }
+
+    /// For how many more bytes there should be room, of which `next` have come.
+    fn room(&self, next: usize) -> usize {
+        let received = self.len() + next;
+        match self.declared {
+            Some(declared) => {
+                declared.saturating_sub(self.len()).min(received.saturating_mul(AHEAD)).max(next)
+            }
+            None => next.max(FIRST_CAPACITY),
+        }
+    }
+
+    fn finish(mut self) -> Bytes {
+        if self.rest.is_empty() {
+            return self.first;
+        }
+        let _ = self.rest.split_to(self.padding);
+        self.rest.freeze()
+    }
 }
 
 fn too_large(length: u64, limit: usize) -> Error {
@@ -147,5 +200,46 @@ impl Body for Frames {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts `sizes` together where `aligned` is to be aligned, and returns the body and the most room that was made.
+    fn put_together(sizes: &[usize], aligned: usize, declared: Option<usize>) -> (Bytes, usize) {
+        let mut whole = Whole::new(aligned, declared);
+        let mut room = 0;
+        let mut bytes = (0..=u8::MAX).cycle();
+        for &size in sizes {
+            whole.push(bytes.by_ref().take(size).collect());
+            room = room.max(whole.rest.capacity());
+        }
+        (whole.finish(), room)
+    }
+
+    #[test]
+    fn a_body_of_frames_is_theirs_in_order_and_its_tensors_are_aligned() {
+        for aligned in [0, 1, 15, 16, 63] {
+            for sizes in [vec![70], vec![70, 1], vec![1, 70, 5000, 3], vec![64; 4000]] {
+                let all = sizes.iter().sum();
+                for declared in [None, Some(all)] {
+                    let (body, _) = put_together(&sizes, aligned, declared);
+                    let expected: Vec<u8> = (0..=u8::MAX).cycle().take(all).collect();
+                    assert_eq!(body, expected, "{sizes:?}");
+                    let address = body.get(aligned..).unwrap().as_ptr().addr();
+                    assert!(sizes.len() == 1 || address.is_multiple_of(8), "{aligned} of {sizes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_declares_much_and_sends_little_is_given_little() {
+        let (_, room) = put_together(&[1000, 1000], 0, Some(64 << 20));
+        assert!(room <= 64 << 10, "{room}");
+        let (_, room) = put_together(&[8 << 10, 8 << 10, 400 << 10, 184 << 10], 0, Some(600 << 10));
+        assert!(room <= 600 << 10, "no more than the body: {room}");
     }
 }

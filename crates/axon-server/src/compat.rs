@@ -125,7 +125,7 @@ pub fn triton(error: &Error, context: Context<'_>) -> Told {
             UNAVAILABLE,
             format!("Request for unknown model: '{}' version {version} is not at ready state", Name(name)),
         ),
-        Reason::QueueFull | Reason::PredictedMiss => {
+        Reason::QueueFull | Reason::PredictedMiss | Reason::Displaced => {
             told(UNAVAILABLE, "Exceeds maximum queue size".to_owned())
         }
         Reason::Expired => told(UNAVAILABLE, "Request timeout expired".to_owned()),

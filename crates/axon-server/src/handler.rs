@@ -4,6 +4,7 @@ mod infer;
 
 use std::sync::Arc;
 
+use axon::metrics::{Code, Observed, Protocol};
 use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -78,13 +79,24 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
     }
     let route = match route(&head.method, head.uri.path()) {
         Ok(route) => route,
-        Err(error) => return Ok(refusal_with_allow(app, &error, head.uri.path())),
+        Err(error) => return Ok(lost(app, &error, head.uri.path())),
     };
     match route {
         Route::Live => health(app, &json!({ "live": true })),
         Route::Ready => verbs::ready(app).and_then(|()| health(app, &json!({ "ready": true }))),
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
+        Route::Model { name, version, verb } if verb.infers() => {
+            let mut observed = app.server.observe(Protocol::Http, Some(name), version);
+            let asked = Asked { head: &head, name, version };
+            let answered = infer::answer(app, asked, verb, incoming, &mut observed).await;
+            let response = answered.unwrap_or_else(|error| {
+                observed.refuse(&error);
+                refusal(app, &error, Context { model: name, id: None })
+            });
+            end(observed, &response);
+            Ok(response)
+        }
         Route::Model { name, version, verb } => {
             let answered = model(app, Asked { head: &head, name, version }, verb, incoming).await;
             Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
@@ -171,13 +183,13 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         }
         ModelVerb::Explain => document(&explain::explain(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
-        ModelVerb::Infer => infer::infer(app, asked, incoming).await,
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
         }
-        ModelVerb::Generate => infer::generate(app, asked, incoming, false).await,
-        ModelVerb::GenerateStream => infer::generate(app, asked, incoming, true).await,
         ModelVerb::Config => document(&verbs::model_config(app, name, version)?),
+        ModelVerb::Infer | ModelVerb::Generate | ModelVerb::GenerateStream => {
+            Err(Error::internal("a verb that infers is answered where its answer is counted"))
+        }
     }
 }
 
@@ -203,7 +215,7 @@ async fn plain_body(app: &App, head: &Parts, incoming: Incoming) -> Result<Bytes
         ));
     }
     check_content_type(&head.headers)?;
-    body::read(incoming, app.body_limit).await
+    body::read(incoming, app.body_limit, 0).await
 }
 
 /// Checks what hyper lets through and two readers could take differently, or one for too much.
@@ -307,6 +319,29 @@ fn options(path: &str) -> Result<Response<Frames>> {
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     Ok(response)
+}
+
+/// Counts how a request for inference was answered.
+fn end(observed: Observed, response: &Response<Frames>) {
+    let length = hyper::body::Body::size_hint(response.body()).lower();
+    observed.end(Code::http(response.status().as_u16()), usize::try_from(length).unwrap_or(usize::MAX));
+}
+
+/// The answer of a path that names no verb, or not with this method. One that was meant for a model counts as a request
+/// for inference all the same.
+fn lost(app: &App, error: &Error, path: &str) -> Response<Frames> {
+    let response = refusal_with_allow(app, error, path);
+    let verb = path.rsplit('/').next().unwrap_or_default();
+    if path.starts_with("/v2/models/") && matches!(verb, "infer" | "generate" | "generate_stream") {
+        let (name, version) = match crate::route::parse(path) {
+            Ok(Route::Model { name, version, .. }) => (Some(name), version),
+            _ => (None, None),
+        };
+        let mut observed = app.server.observe(Protocol::Http, name, version);
+        observed.refuse(error);
+        end(observed, &response);
+    }
+    response
 }
 
 fn refusal_with_allow(app: &App, error: &Error, path: &str) -> Response<Frames> {

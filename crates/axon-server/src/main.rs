@@ -61,6 +61,10 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// Runs at the same time on the device, counted by their threads, all models together; the cores by default, and
+    /// never fewer than one model alone uses
+    #[arg(long)]
+    lanes: Option<NonZeroUsize>,
     /// throughput or latency: what instances and threads are chosen for
     #[arg(long, default_value_t = Profile::Throughput)]
     profile: Profile,
@@ -149,6 +153,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
+    options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let check = &mut options.config.load_check;
     check.mode = arguments.load_check;

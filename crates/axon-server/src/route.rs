@@ -76,6 +76,14 @@ pub enum ModelVerb {
     TraceSetting,
 }
 
+impl ModelVerb {
+    /// Whether it asks for an answer of the model.
+    #[must_use]
+    pub const fn infers(self) -> bool {
+        matches!(self, Self::Infer | Self::Generate | Self::GenerateStream)
+    }
+}
+
 /// What is asked of the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepositoryVerb<'a> {

@@ -290,6 +290,16 @@ impl Default for LoadCheckConfig {
 /// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Whether requests, runs and loads are counted for whoever reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Metrics {
+    /// They are; it costs a request less than a microsecond.
+    #[default]
+    On,
+    /// Only what the protocol's statistics tell is counted.
+    Off,
+}
+
 /// What holds for the server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
@@ -308,6 +318,8 @@ pub struct ServerConfig {
     /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
     /// one of a GPU, and never fewer than one model alone uses.
     pub lanes: Option<NonZeroUsize>,
+    /// Whether requests are counted.
+    pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,

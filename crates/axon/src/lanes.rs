@@ -249,4 +249,3 @@ impl Drop for Lane {
         calls.make();
     }
 }
-

@@ -21,6 +21,7 @@ pub mod reason;
 pub mod report;
 pub mod repository;
 pub mod request;
+pub mod residency;
 pub mod scheduler;
 pub mod sequence;
 pub mod server;

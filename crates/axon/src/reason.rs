@@ -71,6 +71,8 @@ pub enum Reason {
     QueueFull,
     /// The answer would come after the deadline.
     PredictedMiss,
+    /// A more urgent request took its place in the queue.
+    Displaced,
     /// The request's time is over.
     Expired,
     /// The server, or the model, takes nothing new.

@@ -11,6 +11,7 @@
 //! then; a load that fails takes nothing away; what the index says has happened.
 
 mod control;
+mod counters;
 mod events;
 mod follow;
 mod model;
@@ -30,9 +31,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{Device, ServerConfig, granted_cores};
+use crate::config::{Device, Metrics, ServerConfig, granted_cores};
 use crate::error::{Error, Result};
 use crate::lanes::Lanes;
+use crate::metrics::Registry;
 use crate::scheduler::{Host, Timer};
 use reaper::Reaper;
 use source::Source;
@@ -120,6 +122,7 @@ pub struct ModelRepository {
     host: Host,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
+    metrics: Registry,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -146,6 +149,7 @@ impl ModelRepository {
             table,
             turns: Turns::default(),
             source,
+            metrics: Registry::new(config.metrics == Metrics::On),
             config,
             host: Host { timer: Timer::start()?, lanes },
             loads: AtomicU64::new(0),

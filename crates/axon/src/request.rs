@@ -20,6 +20,10 @@ impl NamedTensor {
     }
 }
 
+fn bytes_of(named: &[NamedTensor]) -> usize {
+    named.iter().map(|named| named.tensor.memory().len()).sum()
+}
+
 /// The tensors of a request.
 #[derive(Clone, Debug)]
 pub enum Inputs {
@@ -124,6 +128,15 @@ impl InferenceRequest {
         }
     }
 
+    /// The bytes of its inputs.
+    #[must_use]
+    pub fn input_bytes(&self) -> usize {
+        match &self.inputs {
+            Inputs::One(tensor) => tensor.memory().len(),
+            Inputs::Named(named) => bytes_of(named),
+        }
+    }
+
     /// The same question to `model`.
     #[must_use]
     pub fn with_model(mut self, model: impl Into<String>) -> Self {
@@ -164,6 +177,12 @@ pub struct InferenceResponse {
 }
 
 impl InferenceResponse {
+    /// The bytes of its outputs.
+    #[must_use]
+    pub fn output_bytes(&self) -> usize {
+        bytes_of(&self.outputs)
+    }
+
     /// The output called `name`.
     #[must_use]
     pub fn output(&self, name: &str) -> Option<&Tensor> {

@@ -353,6 +353,7 @@ impl Scheduler {
                 drop(state);
                 self.shared.fail(displaced, Refusal::Displaced, now, |waited| {
                     missed(format_args!("a more urgent request took its place in the queue"), waited)
+                        .because(Reason::Displaced)
                 });
                 Ok(Accepted { id, caller: accepted })
             }

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Error, Result};
+use crate::metrics::{Observed, Protocol, Series};
 use crate::report::ModelReport;
 use crate::repository::{
     Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher,
@@ -270,10 +271,49 @@ impl InferenceServer {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
+        let mut observed = self.observe(Protocol::InProcess, Some(&request.model), request.version);
+        if !observed.is_counted() {
+            return self.submit_observed(request, reply);
+        }
+        observed.arrive(request.input_bytes());
+        let observed = observed.share();
+        let answering = observed.clone();
+        let outcome = self.submit_observed(request, move |answer| {
+            match &answer {
+                Ok(response) => answering.answer(response.timing, response.output_bytes()),
+                Err(error) => answering.refuse(error),
+            }
+            reply(answer);
+        });
+        outcome.inspect_err(|error| observed.refuse(error))
+    }
+
+    /// Like [`InferenceServer::submit`], for whoever has the request counted: [`InferenceServer::observe`].
+    ///
+    /// # Errors
+    /// As for [`InferenceServer::submit`].
+    pub fn submit_observed(
+        &self,
+        request: InferenceRequest,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::shutting_down());
         }
         self.inner.repository.lease(&request.model, request.version)?.submit(request, reply)
+    }
+
+    /// Counts a request that has come by `protocol` for a model, and for a version of it unless it leaves that open;
+    /// `None` where it does not say for which model.
+    pub fn observe(&self, protocol: Protocol, name: Option<&str>, version: Option<u64>) -> Observed {
+        self.inner.repository.observe(protocol, name, version)
+    }
+
+    /// Every version's counters, by name and number, those of requests for unknown models last. Empty when metrics are
+    /// off.
+    #[must_use]
+    pub fn series(&self) -> Vec<Series> {
+        self.inner.repository.series()
     }
 
     /// Every version and its state, by name.

@@ -7,7 +7,8 @@
 //!
 //! Left out: the scheduler's locks and threads, the split of a batch's outputs, the time on the wire.
 //!
-//! A user's own moments of arrival are played by [`replay`], without the ledger: `axon simulate`.
+//! A user's own moments of arrival are played by [`replay`], without the ledger: `axon simulate`. What stays loaded is
+//! simulated by [`residency`].
 //!
 //! Each [`Invariant`] is proved able to fail by a bug planted in the batcher; `simulation/tests.rs`.
 //!
@@ -24,6 +25,7 @@ mod driver;
 mod ledger;
 mod random;
 mod replay;
+pub mod residency;
 mod scenario;
 
 use std::fmt;

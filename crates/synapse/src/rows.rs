@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::bytes;
-use crate::{Memory, MemoryMut, Shape, Tensor};
+use crate::{Memory, Shape, Tensor};
 
 /// Why tensors cannot be joined or split by rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,24 +40,16 @@ pub fn concat_rows(tensors: &[&Tensor]) -> Result<Tensor, RowsError> {
         return Ok((*first).clone());
     }
     let mut rows = first.shape().rows().ok_or(RowsError::NoRows)?;
-    let mut length = first.memory().len();
     for tensor in rest {
         let same = tensor.datatype() == first.datatype() && tensor.shape().get(1..) == first.shape().get(1..);
         if !same {
             return Err(RowsError::Mismatch);
         }
         rows += tensor.shape().rows().ok_or(RowsError::NoRows)?;
-        length += tensor.memory().len();
-    }
-    let mut memory = MemoryMut::zeroed(length);
-    let mut start = 0;
-    for tensor in tensors {
-        let bytes = tensor.memory();
-        memory[start..start + bytes.len()].copy_from_slice(bytes);
-        start += bytes.len();
     }
     let shape = first.shape().with_rows(rows).map_err(|_| RowsError::Mismatch)?;
-    Ok(first.with_memory(shape, memory.freeze()))
+    let parts: Vec<&[u8]> = tensors.iter().map(|tensor| &**tensor.memory()).collect();
+    Ok(first.with_memory(shape, Memory::concat(&parts)))
 }
 
 /// The rows of `tensor` in parts of `counts` rows each, in order. The parts share its memory.

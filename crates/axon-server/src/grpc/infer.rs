@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axon::Result;
+use axon::metrics::{Code, Observed, Protocol};
 use axon::request::{InferenceRequest, Timing};
+use axon::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use hyper::Response;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use synapse::Memory;
 
 use super::body::{self, GrpcBody};
-use super::{COPY_LIMIT, Call, calls, decode, refusal, respond};
+use super::wire::Messages;
+use super::{COPY_LIMIT, Call, calls, decode, refusal, respond, status};
 use crate::app::{App, log_failure, off_the_wire};
 use crate::codec::{self, Decoded, OutputFormat};
 use crate::compat::Context;
@@ -64,10 +66,11 @@ pub(super) struct Answered {
 }
 
 /// Asks a model.
-pub(super) async fn ask(app: &App, question: Question) -> Result<Answered> {
+pub(super) async fn ask(app: &App, question: Question, observed: &mut Observed) -> Result<Answered> {
     let Question { request, id, format } = question;
     let model = request.model.clone();
-    let response = app.ask(request).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
+    let response =
+        app.ask(request, observed).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
     let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
     let encode = move || {
@@ -96,26 +99,73 @@ pub(super) fn encode(message: &ModelInferResponse, raw: Vec<Memory>) -> Result<(
     Ok((head, tail))
 }
 
-pub(super) async fn answer(app: &Arc<App>, message: Bytes, call: &Call) -> Result<Response<GrpcBody>> {
-    let length = message.len();
-    let message: ModelInferRequest = decode(message)?;
-    let (model, id) = (message.model_name.clone(), (!message.id.is_empty()).then(|| message.id.clone()));
-    let answered = match read(app, message, length, call.timeout).await {
-        Ok(question) => ask(app, question).await,
+/// Counts a question that has come whole; one that is no question counts for no model.
+pub(super) fn observe(app: &App, message: Result<&ModelInferRequest, &Error>, length: usize) -> Observed {
+    let (name, version) = match message {
+        // A version that is none is refused later on; it is no other version's request.
+        Ok(message) => match calls::parse(&message.model_version) {
+            Ok(version) => (Some(message.model_name.as_str()), version),
+            Err(_) => (None, None),
+        },
+        Err(_) => (None, None),
+    };
+    let mut observed = app.server.observe(Protocol::Grpc, name, version);
+    observed.arrive(length);
+    if let Err(error) = message {
+        observed.refuse(error);
+    }
+    observed
+}
+
+pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> Result<Response<GrpcBody>> {
+    let entered = app.enter();
+    let message = match &entered {
+        Ok(_) => only(messages).await,
+        Err(error) => Err(error.clone()),
+    };
+    let (length, message) = match message {
+        Ok((length, message)) => (length, Ok(message)),
+        Err(error) => (0, Err(error)),
+    };
+    let mut observed = observe(app, message.as_ref(), length);
+    let about = message.as_ref().map(|message| (message.model_name.clone(), message.id.clone()));
+    let (model, id) = about.unwrap_or_default();
+    let answered = match message {
+        Ok(message) => tell(app, (message, length), call, &mut observed).await,
         Err(error) => Err(error),
     };
-    match answered {
-        Ok(Answered { message, raw, timing }) => {
-            let (message, tail) = encode(&message, raw)?;
-            let mut response = respond(call, message, tail)?;
-            if let GrpcBody::Ready(_, Some(trailers)) = response.body_mut() {
-                timing::insert(trailers, &timing);
-            }
-            Ok(response)
-        }
-        Err(error) => {
-            let context = Context { model: &model, id: id.as_deref() };
-            Ok(refusal(app.compat, &error, context))
-        }
+    let response = answered.unwrap_or_else(|error| {
+        observed.refuse(&error);
+        let context = Context { model: &model, id: (!id.is_empty()).then_some(id.as_str()) };
+        refusal(app.compat, &error, context)
+    });
+    let (code, bytes) = match response.body() {
+        GrpcBody::Ready(frames, Some(_)) => (0, frames.iter().map(Bytes::len).sum()),
+        _ => (status::read(response.headers()), 0),
+    };
+    observed.end(Code::grpc(code), bytes);
+    Ok(response)
+}
+
+/// The only message of a call, and its length.
+async fn only(mut messages: Messages) -> Result<(usize, ModelInferRequest)> {
+    let message = messages.only().await?;
+    Ok((message.len(), decode(message)?))
+}
+
+/// The answer to a message of so many bytes.
+async fn tell(
+    app: &App,
+    (message, length): (ModelInferRequest, usize),
+    call: &Call,
+    observed: &mut Observed,
+) -> Result<Response<GrpcBody>> {
+    let question = read(app, message, length, call.timeout).await?;
+    let Answered { message, raw, timing } = ask(app, question, observed).await?;
+    let (message, tail) = encode(&message, raw)?;
+    let mut response = respond(call, message, tail)?;
+    if let GrpcBody::Ready(_, Some(trailers)) = response.body_mut() {
+        timing::insert(trailers, &timing);
     }
+    Ok(response)
 }

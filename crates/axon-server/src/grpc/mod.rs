@@ -113,10 +113,7 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
     let mut messages = Messages::new(incoming, encoding, app.body_limit);
     match verb {
         Verb::ModelStreamInfer => stream::answer(app, messages, call),
-        Verb::ModelInfer => {
-            let _guard = app.enter()?;
-            infer::answer(app, messages.only().await?, &call).await
-        }
+        Verb::ModelInfer => infer::answer(app, messages, &call).await,
         Verb::HealthWatch => {
             let _: HealthCheckRequest = decode(messages.only().await?)?;
             Ok(health::watch(app, call))

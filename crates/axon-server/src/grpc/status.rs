@@ -20,6 +20,20 @@ pub(super) fn ok() -> HeaderMap {
     HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))])
 }
 
+/// The status of an error, in whoever's codes `compat` says.
+pub(super) fn code(compat: Compat, error: &Error) -> u32 {
+    match compat {
+        Compat::Native => grpc_code(error.kind()),
+        Compat::Triton => compat::triton(error, Context::default()).grpc,
+    }
+}
+
+/// The status that `headers` say; unknown where they say none.
+pub(super) fn read(headers: &HeaderMap) -> u32 {
+    const UNKNOWN: u32 = 2;
+    headers.get(STATUS).and_then(|status| status.to_str().ok()?.parse().ok()).unwrap_or(UNKNOWN)
+}
+
 /// How a call that failed ends, in whoever's words `compat` says.
 pub(super) fn failed(compat: Compat, error: &Error, context: Context<'_>) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(6);

@@ -5,11 +5,14 @@
 //! are not read until an answer has been written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axon::metrics::{Code, Observed};
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::Response;
 use hyper::body::Frame;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -116,16 +119,39 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let message: Result<ModelInferRequest> = super::decode(message);
     let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
+    let mut observed = infer::observe(&app, message.as_ref(), length);
     let answer = tokio::spawn(async move {
-        let _guard = app.enter()?;
-        let question = infer::read(&app, message?, length, timeout).await?;
-        let infer::Answered { mut message, raw, .. } = infer::ask(&app, question).await?;
-        let choice = Some(ParameterChoice::BoolParam(true));
-        message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });
-        message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();
-        Ok(message)
+        let answered = match message {
+            Ok(message) => tell(&app, (message, length), timeout, &mut observed).await,
+            Err(error) => Err(error),
+        };
+        let (code, bytes) = match &answered {
+            Ok(message) => (0, message.encoded_len()),
+            Err(error) => {
+                observed.refuse(error);
+                (status::code(app.compat, error), 0)
+            }
+        };
+        observed.end(Code::grpc(code), bytes);
+        answered
     });
     Asked { model, id, answer }
+}
+
+/// The answer to a question of so many bytes.
+async fn tell(
+    app: &App,
+    (message, length): (ModelInferRequest, usize),
+    timeout: Option<Duration>,
+    observed: &mut Observed,
+) -> Result<ModelInferResponse> {
+    let _guard = app.enter()?;
+    let question = infer::read(app, message, length, timeout).await?;
+    let infer::Answered { mut message, raw, .. } = infer::ask(app, question, observed).await?;
+    let choice = Some(ParameterChoice::BoolParam(true));
+    message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });
+    message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();
+    Ok(message)
 }
 
 /// Writes the answer to one question; fails with the error that ends the stream, or `None` when the caller has gone.

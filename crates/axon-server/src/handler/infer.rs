@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axon::metrics::Observed;
 use axon::request::InferenceRequest;
 use axon::{Error, Result};
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
+use crate::route::ModelVerb;
 use crate::timing;
 
 /// The length of the JSON part of a body that goes on with binary tensors.
@@ -31,21 +33,45 @@ const INLINE_BINARY: usize = 4 << 20;
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
 
-pub(super) async fn infer(app: &App, asked: Asked<'_>, incoming: Incoming) -> Result<Response<Frames>> {
+/// Answers a verb that asks a model; what becomes of the request is noted in `observed`.
+pub(super) async fn answer(
+    app: &App,
+    asked: Asked<'_>,
+    verb: ModelVerb,
+    incoming: Incoming,
+    observed: &mut Observed,
+) -> Result<Response<Frames>> {
+    let _guard = app.enter()?;
+    let is_stream = verb == ModelVerb::GenerateStream;
+    if is_stream || verb == ModelVerb::Generate {
+        let body = plain_body(app, asked.head, incoming).await?;
+        return generate(app, asked, body, is_stream, observed).await;
+    }
+    let headers = &asked.head.headers;
+    check_content_type(headers)?;
+    let body = body::read(incoming, app.body_limit, text_length(headers).unwrap_or_default()).await?;
+    infer(app, asked, body, observed).await
+}
+
+async fn infer(
+    app: &App,
+    asked: Asked<'_>,
+    body: Bytes,
+    observed: &mut Observed,
+) -> Result<Response<Frames>> {
     let Asked { head, name, version } = asked;
     let headers = &head.headers;
-    let _guard = app.enter()?;
-    check_content_type(headers)?;
-    let body = body::read(incoming, app.body_limit).await?;
+    observed.arrive(body.len());
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
     let timeout = shorter(timeout, request_timeout(headers)?);
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = match app.ask(request).await {
+    let response = match app.ask(request, observed).await {
         Ok(response) => response,
         Err(error) => {
+            observed.refuse(&error);
             log_failure(&error, name, id.as_deref());
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
@@ -96,15 +122,15 @@ async fn compressed(
 }
 
 /// Answers a flat JSON object with one, or with a stream of one event.
-pub(super) async fn generate(
+async fn generate(
     app: &App,
     asked: Asked<'_>,
-    incoming: Incoming,
+    body: Bytes,
     is_stream: bool,
+    observed: &mut Observed,
 ) -> Result<Response<Frames>> {
     let Asked { head, name, version } = asked;
-    let _guard = app.enter()?;
-    let body = plain_body(app, head, incoming).await?;
+    observed.arrive(body.len());
     let model = app.server.model(name, version)?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
@@ -121,9 +147,10 @@ pub(super) async fn generate(
         sequence,
         parameters,
     };
-    let response = match app.ask(request).await {
+    let response = match app.ask(request, observed).await {
         Ok(response) => response,
         Err(error) => {
+            observed.refuse(&error);
             log_failure(&error, name, id.as_deref());
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
@@ -176,7 +203,7 @@ async fn decode(
     let name = name.to_owned();
     // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the
     // length of its text.
-    let text = header.as_ref().and_then(|header| header.to_str().ok()?.parse().ok()).unwrap_or(body.len());
+    let text = text_length(headers).unwrap_or(body.len());
     let is_long = text.min(body.len()) > INLINE_TEXT
         || body.len() > INLINE_BINARY
         || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
@@ -194,6 +221,11 @@ async fn decode(
         codec::decode(body, length, options)
     })
     .await
+}
+
+/// How long the JSON part is, as far as it is said in a way that can be right.
+fn text_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(HEADER_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The seconds that the caller waits, as its header says them.

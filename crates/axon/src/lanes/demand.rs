@@ -36,8 +36,7 @@ impl Demand {
             self.at = Some(now);
         }
         let class = class.min(LAST_CLASS);
-        let window =
-            self.limits.entry(class).or_insert(Window { since: now, tightest: limit, before: None });
+        let window = self.limits.entry(class).or_insert(Window { since: now, tightest: limit, before: None });
         let age = now.saturating_duration_since(window.since);
         if age < WINDOW {
             window.tightest = window.tightest.min(limit);

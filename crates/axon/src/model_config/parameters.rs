@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Backend, ModelConfiguration};
 use super::check::Checker;
 use super::fields::Fields;
+use super::{Backend, ModelConfiguration};
 use crate::config::{Batching, MAX_TIMEOUT, Profile};
 use crate::error::{Echo, Result};
 

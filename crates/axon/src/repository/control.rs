@@ -84,8 +84,16 @@ impl ModelRepository {
             return found.iter().take(1).map(|one| (one.version, error.clone())).collect();
         }
         let load = |one: &Found| {
+            let metrics = self.counters_of(name, one.version);
+            let started = Instant::now();
             let outcome = catch_unwind(AssertUnwindSafe(|| self.load_version(one)));
             let outcome = outcome.unwrap_or_else(|_| Err(Error::internal("a load panicked")));
+            if let Some(metrics) = metrics {
+                metrics.loaded(started.elapsed(), outcome.is_ok());
+                if let Ok((model, _)) = &outcome {
+                    model.count_in(metrics);
+                }
+            }
             Tried { version: one.version, outcome }
         };
         self.table.publish(name, found.iter().map(load).collect())
@@ -132,6 +140,9 @@ impl ModelRepository {
         let Some(leaving) = self.table.retire(name) else { return false };
         if !leaving.is_empty() {
             tracing::info!(model = name, versions = leaving.len(), "unloading a model");
+        }
+        for metrics in leaving.iter().filter_map(|model| model.metrics()) {
+            metrics.unloaded();
         }
         true
     }

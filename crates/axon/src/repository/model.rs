@@ -13,7 +13,7 @@ use super::ticket::{Place, Ticket};
 use crate::config::{Batching, MAX_TIMEOUT, ModelConfig, granted_cores};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
-use crate::metrics::ModelStatistics;
+use crate::metrics::{ModelMetrics, ModelStatistics};
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::{ModelFile, Session, SessionOptions};
 use crate::plan::{Lab, Load, Observed, Plan, Question, choose, reconsider};
@@ -157,15 +157,11 @@ impl Model {
         // Requests of a sequence have places that were laid out for the plan.
         let may_replan = stateful.is_none() && configuration.backend() == Backend::OnnxRuntime;
         let replan = may_replan.then(|| replan(&found.name, plan.clone()));
-        let scheduler_config = SchedulerConfig { rules, weight: config.weight.get(), threads: plan.threads, replan };
+        let scheduler_config =
+            SchedulerConfig { rules, weight: config.weight.get(), threads: plan.threads, replan };
         let statistics = Arc::new(ModelStatistics::default());
-        let scheduler = Scheduler::start(
-            &found.name,
-            scheduler_config,
-            executors,
-            Arc::clone(&statistics),
-            host,
-        )?;
+        let scheduler =
+            Scheduler::start(&found.name, scheduler_config, executors, Arc::clone(&statistics), host)?;
         let scheduler = Arc::new(scheduler);
         let counts_rows = findings.batchable.shares_runs();
         let slots = Slots {
@@ -258,6 +254,18 @@ impl Model {
     #[must_use]
     pub fn statistics(&self) -> &ModelStatistics {
         &self.statistics
+    }
+
+    /// The counters of its version; `None` when metrics are off.
+    #[must_use]
+    pub fn metrics(&self) -> Option<&Arc<ModelMetrics>> {
+        self.statistics.metrics()
+    }
+
+    /// Has `metrics` count what it runs and answers.
+    pub(super) fn count_in(&self, metrics: Arc<ModelMetrics>) {
+        metrics.set_latency_target(self.config.latency_target);
+        self.statistics.count_in(metrics);
     }
 
     /// What is known of its load.

@@ -296,6 +296,33 @@ impl Table {
         }
     }
 
+    /// The version that [`Table::lease`] would lease; `None` where it would fail.
+    pub fn find(&self, name: &str, version: Option<u64>) -> Option<Arc<Model>> {
+        let rows = self.read();
+        let versions = match name {
+            "" => find_model(&rows.models, name).ok()?.1,
+            _ => rows.models.get(name)?,
+        };
+        let ready = |version: &Version| match &version.state {
+            State::Ready(model) => Some(Arc::clone(model)),
+            _ => None,
+        };
+        match version {
+            Some(version) => versions.get(&version).and_then(ready),
+            None => versions.values().rev().find_map(ready),
+        }
+    }
+
+    /// Whether a version was ever to be loaded and is not forgotten.
+    pub fn knows(&self, name: &str, version: u64) -> bool {
+        self.read().models.get(name).is_some_and(|versions| versions.contains_key(&version))
+    }
+
+    /// How many versions are known.
+    pub fn len(&self) -> usize {
+        self.read().models.values().map(BTreeMap::len).sum()
+    }
+
     /// The versions of a model that are ready, ascending.
     pub fn ready_versions(&self, name: &str) -> Vec<u64> {
         let rows = self.read();

@@ -46,7 +46,9 @@ impl Arbiter {
         let waiting = self.waiting();
         match self.plant? {
             Bug::LatestFirst => waiting.max_by_key(|(id, _, claim)| (claim.latest, *id)).map(|(id, ..)| id),
-            Bug::LeastUrgentFirst => waiting.max_by_key(|(id, _, claim)| (claim.class, *id)).map(|(id, ..)| id),
+            Bug::LeastUrgentFirst => {
+                waiting.max_by_key(|(id, _, claim)| (claim.class, *id)).map(|(id, ..)| id)
+            }
             _ => None,
         }
     }

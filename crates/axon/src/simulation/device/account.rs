@@ -93,18 +93,12 @@ impl Account {
     }
 
     /// A model has begun a run, of which it was foretold what it takes; `cap` is what it may take.
-    pub(super) fn began(
-        &mut self,
-        id: RunId,
-        wish: &Wish,
-        cap: Option<Duration>,
-        now: Instant,
-    ) -> Checked {
+    pub(super) fn began(&mut self, id: RunId, wish: &Wish, cap: Option<Duration>, now: Instant) -> Checked {
         let Outlook { class, run, .. } = wish.outlook;
         let lately = |model: &VecDeque<(Instant, Class, Duration)>| {
-            let heard = model.iter().filter(|(at, of, _)| {
-                *of <= class && now.saturating_duration_since(*at) < REMEMBERED
-            });
+            let heard = model
+                .iter()
+                .filter(|(at, of, _)| *of <= class && now.saturating_duration_since(*at) < REMEMBERED);
             heard.map(|(.., limit)| *limit).min()
         };
         let others = self.heard.iter().enumerate().filter(|(other, _)| *other != wish.model);
@@ -158,9 +152,10 @@ impl Account {
 
     fn check_shares(&mut self, has_work: &[bool], now: Instant) -> Checked {
         let lightest = self.models.iter().map(|model| model.weight).fold(f64::INFINITY, f64::min);
-        let running = self.runs.values().map(|run| {
-            now.min(run.overdue).saturating_duration_since(run.began).as_secs_f64()
-        });
+        let running = self
+            .runs
+            .values()
+            .map(|run| now.min(run.overdue).saturating_duration_since(run.began).as_secs_f64());
         self.longest = running.fold(self.longest, f64::max);
         // What each may be ahead, and the runs that both may have begun just then, on all lanes.
         let bound = 2.0 * AHEAD + 3.0 * self.longest * self.lanes as f64;
@@ -177,7 +172,8 @@ impl Account {
                 let spread = seen.1 - seen.0;
                 self.greatest_spread = self.greatest_spread.max(spread / bound);
                 if spread > bound {
-                    let detail = format!("models {one} and {other} have had {spread:.3} s apart, over {bound:.3} s");
+                    let detail =
+                        format!("models {one} and {other} have had {spread:.3} s apart, over {bound:.3} s");
                     return Err(Broken { invariant: Invariant::FairShare, detail });
                 }
             }

@@ -12,7 +12,9 @@ const SEEDS_FOR_A_BUG: u64 = 100;
 
 fn replay(violation: &Violation) -> ! {
     let seed = violation.seed;
-    panic!("{violation}\nhint: AXON_SIM_SEED={seed} cargo test -p axon simulation::tests::device -- --nocapture")
+    panic!(
+        "{violation}\nhint: AXON_SIM_SEED={seed} cargo test -p axon simulation::tests::device -- --nocapture"
+    )
 }
 
 #[test]
