@@ -57,8 +57,8 @@ class ModelConfig:
             never; "always" also where rows influence each other, so that an answer may depend on who asks at the same
             time.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
-        lanes: Runs at the same time on the device, counted by their threads, all models together, at least 1; None has the
-            cores granted, and never fewer than one model alone uses.
+        lanes: Runs at the same time on the device, counted by their threads, all models together, at least 1; None has
+            the cores granted, and never fewer than one model alone uses.
         profile: What instances and the threads of one run are chosen for: "throughput" (most rows a second) or
             "latency" (the shortest run, as long as half of the best throughput is kept).
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.

@@ -7,8 +7,8 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use axon::batcher::{Batch, Batcher, Cap, Limits, Outlook, Rules, Waiting};
-use axon::lanes::{Arbiter, SeatId, Terms};
+use axon::batcher::{Batch, Batcher, Cap, Limits, Rules, Waiting};
+use axon::lanes::{Arbiter, RunId, SeatId, Terms};
 
 use crate::random::Random;
 use crate::{MOST_ROWS, SECONDS, disturbance};
@@ -44,8 +44,6 @@ struct Model {
     seat: SeatId,
     in_time: usize,
     received: usize,
-    rows: usize,
-    runs: usize,
 }
 
 struct Device {
@@ -54,7 +52,7 @@ struct Device {
     arbiter: Arbiter,
     start: Instant,
     last: usize,
-    run: Option<axon::lanes::RunId>,
+    run: Option<RunId>,
 }
 
 fn batcher(profile: &Profile) -> Batcher<(), f64> {
@@ -76,8 +74,6 @@ impl Device {
             seat: arbiter.join(Terms { weight: 1, instances: 1, width: 1 }),
             in_time: 0,
             received: 0,
-            rows: 0,
-            runs: 0,
         };
         let models = profiles.iter().map(model).collect();
         Self { order, models, arbiter, start: Instant::now(), last: 0, run: None }
@@ -103,12 +99,11 @@ impl Device {
     fn next(&mut self, now: Instant) -> Option<(usize, Batch<f64>)> {
         let count = self.models.len();
         loop {
-            let outlook = |model: &Model| model.batcher.outlook(now);
-            let ready = |(index, model)| outlook(model).map(|outlook: Outlook| (outlook.latest, index));
+            let ready = |(index, model): (usize, &Model)| Some((model.batcher.outlook(now)?.latest, index));
             let batch = match self.order {
                 Order::Turns => {
-                    let turns = (1..=count).map(|turn| (self.last + turn) % count);
-                    let index = turns.into_iter().find(|&index| self.models[index].batcher.has_work(now))?;
+                    let mut turns = (1..=count).map(|turn| (self.last + turn) % count);
+                    let index = turns.find(|&index| self.models[index].batcher.has_work(now))?;
                     (index, self.models[index].batcher.poll(now, true).batch)
                 }
                 Order::Earliest => {
@@ -129,18 +124,17 @@ impl Device {
             for Model { batcher, seat, .. } in &self.models {
                 self.arbiter.claim(*seat, batcher.outlook(now), now);
             }
-            let called = *self.arbiter.call(now).first()?;
+            let called = self.arbiter.call_next(now)?;
             let index = self.models.iter().position(|model| model.seat == called)?;
             let Model { batcher, seat, .. } = &mut self.models[index];
             let class = batcher.outlook(now)?.class;
             let cap = Cap { class, run: self.arbiter.cap(*seat, class, now) };
             let run = self.arbiter.take(*seat, now)?;
             if let Some(batch) = batcher.poll_within(cap, now).batch {
-                self.arbiter.foretell(run, batcher.estimator().predict(batch.rows));
                 self.run = Some(run);
                 return Some((index, batch));
             }
-            self.arbiter.give_back(run, now);
+            self.arbiter.finish(run, now);
         }
     }
 }
@@ -192,8 +186,6 @@ impl Device {
         let model = &mut self.models[index];
         model.batcher.finish(batch.id, Some(Duration::from_secs_f64(end - began)), now);
         model.in_time += batch.requests.iter().filter(|&at| end <= at + model.profile.limit).count();
-        model.rows += batch.rows;
-        model.runs += 1;
         if let Some(run) = self.run.take() {
             self.arbiter.finish(run, now);
         }

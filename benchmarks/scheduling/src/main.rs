@@ -96,7 +96,6 @@ fn play(policy: &mut dyn Policy, arrivals: Arrivals, seed: u64) -> f64 {
 type Make = fn() -> Box<dyn Policy>;
 
 fn main() {
-    if std::env::var("DEVICE").is_ok() { return device::report(); }
     let loads = [
         ("3,000/s", Arrivals::Poisson(3000.0)),
         ("6,000/s", Arrivals::Poisson(6000.0)),

@@ -168,7 +168,7 @@ impl<'a> DeviceDriver<'a> {
                 break wishes;
             };
             let chosen = wishes.swap_remove(position);
-            self.account.called(&chosen, &wishes)?;
+            chosen.called(&wishes)?;
             self.give(&chosen, now)?;
             self.listen(now);
         };
@@ -185,8 +185,12 @@ impl<'a> DeviceDriver<'a> {
     fn listen(&mut self, now: Instant) {
         for (index, model) in self.models.iter_mut().enumerate() {
             let (ended, heard) = model.driver.news();
-            ended.into_iter().for_each(|run| self.account.ended(run, now));
-            heard.into_iter().for_each(|(class, limit)| self.account.heard(index, class, limit, now));
+            for run in ended {
+                self.account.ended(run, now);
+            }
+            for (class, limit) in heard {
+                self.account.heard(index, class, limit, now);
+            }
         }
     }
 

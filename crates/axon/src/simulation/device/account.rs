@@ -40,6 +40,14 @@ pub(super) struct Wish {
 }
 
 impl Wish {
+    /// This one is called while `others` wait and are not.
+    pub(super) fn called(&self, others: &[Self]) -> Checked {
+        let sooner = others.iter().find(|other| other.order() < self.order());
+        ensure(sooner.is_none(), Invariant::MostUrgentModel, || {
+            format!("{self:?} is called while {sooner:?} waits")
+        })
+    }
+
     fn order(&self) -> (Class, bool, Instant) {
         (self.outlook.class, self.is_ahead, self.outlook.latest)
     }
@@ -82,14 +90,6 @@ impl Account {
         while heard.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= REMEMBERED) {
             heard.pop_front();
         }
-    }
-
-    /// `chosen` is called while `others` wait and are not.
-    pub(super) fn called(&self, chosen: &Wish, others: &[Wish]) -> Checked {
-        let sooner = others.iter().find(|other| other.order() < chosen.order());
-        ensure(sooner.is_none(), Invariant::MostUrgentModel, || {
-            format!("{chosen:?} is called while {sooner:?} waits")
-        })
     }
 
     /// A model has begun a run, of which it was foretold what it takes; `cap` is what it may take.
