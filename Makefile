@@ -64,6 +64,7 @@ test-rust: $(STAMP) ## Run the Rust tests
 
 test-python: $(STAMP) ## Run the Python tests
 	$(call step,test-python)
+	@scripts/setup.sh tests $(VENV)/bin
 	@cargo build --quiet --locked -p axon-server # the Python-free binary, which the tests run too
 	@$(VENV)/bin/python -m pytest tests
 

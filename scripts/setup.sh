@@ -4,6 +4,9 @@
 # `make setup` runs this before it builds. It installs with apt-get as root, or where sudo asks for no password. What
 # is missing after that is named in one line on standard error with the way to get it, and the exit code is 2.
 # `PYTHON` names the interpreter (default: python3).
+#
+# `setup.sh tests FOLDER` looks for what only tests need: a browser for the pages, and promtool for the alerts, which it
+# puts into FOLDER. Without them those tests are skipped, which is said, and the exit code is 0.
 set -euo pipefail
 
 readonly python=${PYTHON:-python3}
@@ -61,6 +64,24 @@ check_certificates() {
     [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 }
 
+check_browser() {
+    packages=()
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+        packages+=(chromium)
+}
+
+get_promtool() { # FOLDER. Installing the package would start a server; only its one program is taken out of it.
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+    local scratch
+    scratch=$(mktemp -d)
+    printf 'setup: getting promtool from the package prometheus\n'
+    { [ -n "$(apt-cache policy prometheus)" ] || as_root apt-get update; } >/dev/null 2>&1 || true
+    (cd "$scratch" && apt-get download prometheus >/dev/null 2>&1 && dpkg-deb --extract prometheus_*.deb .) &&
+        install "$scratch/usr/bin/promtool" "$1/promtool" || true
+    rm -rf "$scratch"
+    [ -x "$1/promtool" ]
+}
+
 check() {
     packages=() problems=()
     check_rust
@@ -85,9 +106,23 @@ install_packages() {
     rm -f "$log"
 }
 
+may_install() {
+    [ ${#packages[@]} -gt 0 ] && command -v apt-get >/dev/null && as_root true
+}
+
+if [ "${1:-}" = tests ]; then
+    check_browser
+    if may_install; then
+        install_packages
+        check_browser
+    fi
+    command -v promtool >/dev/null || [ -x "$2/promtool" ] || get_promtool "$2" || packages+=(promtool)
+    [ ${#packages[@]} -eq 0 ] || printf 'setup: there is no %s: the tests that need it are skipped\n' "${packages[@]}" >&2
+    exit 0
+fi
 check
 # Nothing is installed in vain: what only the user can mend comes first.
-if [ ${#problems[@]} -eq 0 ] && [ ${#packages[@]} -gt 0 ] && command -v apt-get >/dev/null && as_root true; then
+if [ ${#problems[@]} -eq 0 ] && may_install; then
     install_packages
     check
 fi

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -20,6 +21,7 @@ from serving import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["CHROMIUM", "Page", "browsing"]
 
@@ -36,9 +38,12 @@ class Page:
         self._received = b""
         self._ids = count(1)
         self._session: str | None = None
+        #: What the page's scripts threw, and errors that the browser would show to a developer.
+        self.problems: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Page.enable")
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self.call(f"{domain}.enable")
         # What the content security policy blocks is remembered from the first script on.
         note = "(event) => blocked.push(event.blockedURI)"
         watch = f"window.blocked = []; addEventListener('securitypolicyviolation', {note})"
@@ -72,6 +77,39 @@ class Page:
             typed = text if kind == "keyDown" else ""
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=typed)
 
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Choose a file in a form's field."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        field = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=field, files=[str(file)])
+
+    def show_on(self, *, width: int, height: int = 700, scheme: str = "light") -> None:
+        """Take a screen of this size in the `light` or in the `dark`."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.wait_for(f"innerWidth === {width}")
+
+    def picture(self) -> bytes:
+        """Return what is on the screen, as PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+
+    def luminance(self, selector: str, colour: str) -> float:
+        """Return the relative luminance of an element's colour. **Source:** WCAG 2.2."""
+        text = self.ask(f"getComputedStyle(document.querySelector({json.dumps(selector)})).{colour}")
+        parts = [int(part) / 255 for part in text.removeprefix("rgb(").removesuffix(")").split(",")]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    def assert_readable(self, selector: str, *grounds: str) -> None:
+        """Assert that an element's text stands out from what may be behind it."""
+        colour = self.luminance(selector, "color")
+        for ground in grounds:
+            behind = self.luminance(ground, "backgroundColor")
+            light, dark = max(colour, behind), min(colour, behind)
+            # Source: WCAG 2.2, success criterion 1.4.3.
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (selector, ground, colour, behind)
+
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
         """Call a method of the protocol and return its result."""
         number = next(self._ids)
@@ -80,10 +118,20 @@ class Page:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while (answer := self._receive()).get("id") != number:
-            pass
+            self._note(answer)
         assert "error" not in answer, (method, answer["error"])
         result: dict[str, Any] = answer["result"]
         return result
+
+    def _note(self, event: dict[str, Any]) -> None:
+        parameters = event.get("params", {})
+        match event.get("method"):
+            case "Runtime.exceptionThrown":
+                self.problems.append(json.dumps(parameters["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if parameters["type"] in {"error", "warning"}:
+                self.problems.append(json.dumps(parameters["args"]))
+            case "Log.entryAdded" if parameters["entry"]["level"] == "error":
+                self.problems.append(json.dumps(parameters["entry"]))
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._received:

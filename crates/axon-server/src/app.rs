@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use axon::metrics::Observed;
 use axon::repository::Model;
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
+use crate::history::History;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 
@@ -31,6 +33,9 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    pub started: Instant,
+    /// What was lately, for whoever looks at it.
+    pub history: History,
 }
 
 impl App {

@@ -9,8 +9,8 @@ use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-    HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -25,7 +25,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, openapi, page, verbs};
+use crate::{admin, dashboard, openapi, overview, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -112,6 +112,7 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             shared_memory(app, kind, region, verb, &body)
         }
+        Route::Overview => document(&overview::overview(app)),
         Route::Page(path) => page(path),
     }
 }
@@ -140,11 +141,15 @@ async fn repository_verb(
 
 /// The page that shows what may be asked, and what it is made of.
 fn page(path: &str) -> Result<Response<Frames>> {
-    let (content_type, body) = page::asset(path).ok_or_else(|| crate::route::not_found(path))?;
+    let asset = page::asset(path).or_else(|| dashboard::asset(path));
+    let (content_type, body) = asset.ok_or_else(|| crate::route::not_found(path))?;
     let mut response = respond(StatusCode::OK, HeaderValue::from_static(content_type), body.into());
     response
         .headers_mut()
         .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page and its parts belong to one version of the server.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
 }
 
@@ -182,6 +187,7 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
             health(app, &json!({ "name": name, "ready": true }))
         }
         ModelVerb::Explain => document(&explain::explain(app, name, version)?),
+        ModelVerb::Recent => document(&overview::recent(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)

@@ -49,7 +49,9 @@ pub enum Route<'a> {
     Logging,
     /// `/openapi.json`
     OpenApi,
-    /// `/docs`, and what its page is made of.
+    /// `/v2/axon/overview`
+    Overview,
+    /// `/`, `/dashboard`, `/docs`, and what their pages are made of.
     Page(&'a str),
 }
 
@@ -72,6 +74,8 @@ pub enum ModelVerb {
     Statistics,
     /// What was learned of it.
     Explain,
+    /// How it did lately.
+    Recent,
     /// How it is traced.
     TraceSetting,
 }
@@ -172,7 +176,7 @@ pub fn parse(path: &str) -> Result<Route<'_>> {
     match (*first, rest) {
         ("v2", rest) => parse_v2(rest, path),
         ("openapi.json", []) => Ok(Route::OpenApi),
-        ("docs", _) => Ok(Route::Page(path)),
+        ("docs" | "dashboard", _) | ("", []) => Ok(Route::Page(path)),
         _ => Err(not_found(path)),
     }
 }
@@ -184,6 +188,7 @@ fn parse_v2<'a>(segments: &[&'a str], path: &'a str) -> Result<Route<'a>> {
         ["health", "ready"] => Ok(Route::Ready),
         ["trace", "setting"] => Ok(Route::TraceSetting),
         ["logging"] => Ok(Route::Logging),
+        ["axon", "overview"] => Ok(Route::Overview),
         ["models", "stats"] => Ok(Route::AllStatistics),
         ["models", name, "versions", version, rest @ ..] if !name.is_empty() => {
             let verb = model_verb(rest).filter(|verb| *verb != ModelVerb::TraceSetting);
@@ -217,6 +222,7 @@ fn model_verb(rest: &[&str]) -> Option<ModelVerb> {
         ["config"] => Some(ModelVerb::Config),
         ["stats"] => Some(ModelVerb::Statistics),
         ["explain"] => Some(ModelVerb::Explain),
+        ["recent"] => Some(ModelVerb::Recent),
         ["trace", "setting"] => Some(ModelVerb::TraceSetting),
         _ => None,
     }
@@ -304,6 +310,11 @@ mod tests {
         );
         check("/v2/systemsharedmemory/unregister", memory(MemoryKind::System, None, MemoryVerb::Unregister));
         check("/openapi.json", Route::OpenApi);
+        check("/", Route::Page("/"));
+        check("/dashboard", Route::Page("/dashboard"));
+        check("/dashboard/main.js", Route::Page("/dashboard/main.js"));
+        check("/v2/axon/overview", Route::Overview);
+        check("/v2/models/m/recent", model("m", None, ModelVerb::Recent));
         check("/docs", Route::Page("/docs"));
         check("/docs/page.js", Route::Page("/docs/page.js"));
     }
@@ -317,7 +328,7 @@ mod tests {
         // B-40
         for path in [
             "",
-            "/",
+            "//",
             "//v2",
             "/v2/",
             "/v2/./models",

@@ -18,7 +18,9 @@ use crate::compat::Compat;
 use crate::connection::{self, Answer, Connections};
 use crate::grpc::Grpc;
 use crate::handler::Http;
+use crate::history::{self, History};
 use crate::loading::Loading;
+use crate::overview;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
@@ -233,6 +235,8 @@ pub async fn serve(
         settings: Settings::default(),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
+        started: Instant::now(),
+        history: History::default(),
     });
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
@@ -248,10 +252,11 @@ pub async fn serve(
             let _ = tokio::time::timeout(DRAIN_LIMIT, app.in_flight.wait_for_none()).await;
         };
         let sweeping = async {
-            let mut seconds = tokio::time::interval(Duration::from_secs(1));
+            let mut seconds = tokio::time::interval(history::EVERY);
             loop {
                 seconds.tick().await;
                 connections.sweep();
+                app.history.look(&app.server, overview::now());
             }
         };
         tokio::select! {

@@ -15,6 +15,7 @@ mod outcome;
 mod registry;
 mod requests;
 mod scale;
+mod slowest;
 mod statistics;
 
 pub use histogram::{Bucket, Exemplar, Histogram, HistogramSnapshot, NativeBuckets};
@@ -23,4 +24,5 @@ pub use outcome::{CODES, Code, Outcome, Protocol};
 pub use registry::{Registry, Series, UNKNOWN};
 pub use requests::{DEFAULT_TARGET, Ended, ModelMetrics, ModelSnapshot, Observations};
 pub use scale::Scale;
+pub use slowest::{KEPT, SlowRequest, Slowest, WINDOW};
 pub use statistics::{BatchStatistics, DurationCounter, ModelStatistics, Phases};

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{Device, Metrics, ServerConfig, granted_cores};
+use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
 use crate::error::{Error, Result};
 use crate::lanes::Lanes;
 use crate::metrics::Registry;
@@ -192,6 +192,12 @@ impl ModelRepository {
         }));
         index.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
         index
+    }
+
+    /// Who decides what is loaded.
+    #[must_use]
+    pub fn control_mode(&self) -> ControlMode {
+        self.config.control
     }
 
     /// The versions that should be ready and are not, each with whether it is loading.

@@ -377,6 +377,12 @@ impl InferenceServer {
         if loading.is_empty() { Ok(()) } else { Err(NotReady::Loading) }
     }
 
+    /// Who decides what is loaded.
+    #[must_use]
+    pub fn control_mode(&self) -> ControlMode {
+        self.inner.repository.control_mode()
+    }
+
     /// True from [`InferenceServer::stop`] on.
     #[must_use]
     pub fn is_stopping(&self) -> bool {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from axon.errors import AxonError
+from axon.cli.ask import URL, ask
 
 if TYPE_CHECKING:
     import argparse
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from axon.cli.parser import Commands
 
 __all__ = ["add_to"]
-
-URL: Final = "http://127.0.0.1:8000"
-_TIMEOUT_S: Final = 10.0
 
 
 def add_to(commands: Commands) -> None:
@@ -44,25 +41,8 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _ask(chosen: argparse.Namespace) -> dict[str, Any]:
-    import httpx2  # noqa: PLC0415 - the command line starts without it
-
     version = f"/versions/{quote(chosen.model_version, safe='')}" if chosen.model_version else ""
-    base = chosen.url if "://" in chosen.url else f"http://{chosen.url}"
-    url = f"{base.rstrip('/')}/v2/models/{quote(chosen.model, safe='')}{version}/explain"
-    try:
-        response = httpx2.get(url, timeout=_TIMEOUT_S)
-    except httpx2.HTTPError as error:
-        raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
-    try:
-        document = response.json()
-    except ValueError:
-        document = {}
-    if response.status_code != httpx2.codes.OK:
-        told = document.get("error") if isinstance(document, dict) else None
-        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}")
-    if not isinstance(document, dict) or "run_time" not in document:
-        raise AxonError(f"{base} answered with something else: it is no Axon server")
-    return document
+    return ask(chosen.url, f"v2/models/{quote(chosen.model, safe='')}{version}/explain", "run_time")
 
 
 def lines(document: dict[str, Any]) -> list[str]:

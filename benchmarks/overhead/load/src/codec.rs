@@ -24,9 +24,15 @@ const BINARY: usize = 64 << 20;
 pub fn measure() -> Result<()> {
     // Seven significant digits, as a model's outputs have; whole numbers for the integers.
     let digits = |index: usize| (index as u64).wrapping_mul(2_654_435_761) % 9_999_999;
-    for datatype in
-        [DataType::Fp32, DataType::Fp64, DataType::Fp16, DataType::Bf16, DataType::Int64, DataType::Int32, DataType::Uint8]
-    {
+    for datatype in [
+        DataType::Fp32,
+        DataType::Fp64,
+        DataType::Fp16,
+        DataType::Bf16,
+        DataType::Int64,
+        DataType::Int32,
+        DataType::Uint8,
+    ] {
         let number = |index: usize| match datatype {
             DataType::Fp32 | DataType::Fp64 => format!("0.{:07}", digits(index)),
             DataType::Fp16 | DataType::Bf16 => format!("{}.5", digits(index) % 100),
@@ -48,7 +54,10 @@ pub fn measure() -> Result<()> {
             Ok(())
         })?;
         let each = |nanoseconds: f64| nanoseconds / NUMBERS as f64;
-        println!("{}", json!({ "datatype": datatype.name(), "read_ns": each(read), "written_ns": each(written) }));
+        println!(
+            "{}",
+            json!({ "datatype": datatype.name(), "read_ns": each(read), "written_ns": each(written) })
+        );
     }
     let head = format!(
         r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":[{}],"parameters":{{"binary_data_size":{BINARY}}}}}]}}"#,

@@ -155,7 +155,8 @@ impl Service<http::Request<tonic::body::Body>> for Echo {
 /// Answers every call with the message in the file `answer`, on a free port of the loopback address, until the process
 /// is ended. One thread, as `axon-server` has on two cores.
 pub fn echo(answer: &Path) -> Result<()> {
-    let answer = Bytes::from(std::fs::read(answer).map_err(|error| format!("{}: {error}", answer.display()))?);
+    let answer =
+        Bytes::from(std::fs::read(answer).map_err(|error| format!("{}: {error}", answer.display()))?);
     ANSWER.set(answer).map_err(|_| "the answer is set once")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

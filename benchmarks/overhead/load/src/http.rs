@@ -5,7 +5,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -14,15 +14,31 @@ use mio::{Events, Interest, Poll, Token};
 use crate::window::{self, Clock, Recorder, Result, Window};
 
 /// How long nothing may come before the run is given up.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The first size of a connection's buffer; a larger answer makes it grow.
 const BUFFER: usize = 16 << 10;
 
 const MAX_HEADERS: usize = 32;
 
-/// Asks with the body in the file `body`.
-pub fn serve_windows(address: SocketAddr, path: &str, body: &Path, headers: &[String]) -> Result<()> {
+/// Asks with the bodies in the files `bodies`, one after the other.
+pub fn serve_windows(address: SocketAddr, path: &str, bodies: &[PathBuf], headers: &[String]) -> Result<()> {
+    let requests = requests(address, path, bodies, headers)?;
+    window::serve(|window| measure(address, &requests, window))
+}
+
+/// A request for each body, as it is sent.
+pub fn requests(
+    address: SocketAddr,
+    path: &str,
+    bodies: &[PathBuf],
+    headers: &[String],
+) -> Result<Vec<Vec<u8>>> {
+    bodies.iter().map(|body| request(address, path, body, headers)).collect()
+}
+
+/// The bytes of a request with the body in the file `body`.
+fn request(address: SocketAddr, path: &str, body: &Path, headers: &[String]) -> Result<Vec<u8>> {
     let body = std::fs::read(body).map_err(|error| format!("{}: {error}", body.display()))?;
     let mut request =
         format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
@@ -31,27 +47,22 @@ pub fn serve_windows(address: SocketAddr, path: &str, body: &Path, headers: &[St
         request.push_str("\r\n");
     }
     request.push_str("\r\n");
-    let request = [request.into_bytes(), body].concat();
-    window::serve(|window| measure(address, &request, window))
+    Ok([request.into_bytes(), body].concat())
 }
 
-fn measure(address: SocketAddr, request: &[u8], window: &Window) -> Result<Recorder> {
+fn measure(address: SocketAddr, requests: &[Vec<u8>], window: &Window) -> Result<Recorder> {
     let mut poll = Poll::new()?;
-    let mut connections = Vec::with_capacity(window.callers);
-    for index in 0..window.callers {
-        // Connected while it blocks: a connection that is refused fails here, with the reason.
-        let stream = std::net::TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(stream);
-        poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        connections.push(Connection::new(stream));
-    }
+    let mut connections = connect(address, &poll, window.callers)?;
     let clock = Clock::start(window);
     let mut recorder = Recorder::new(clock);
     let mut asking = connections.len();
+    let mut next = requests.iter().cycle();
+    // The request of each connection.
+    let mut current = Vec::with_capacity(connections.len());
     for connection in &mut connections {
+        let request = next.next().ok_or("no body was given")?;
         connection.ask(Instant::now(), request)?;
+        current.push(request);
     }
     let mut events = Events::with_capacity(window.callers.max(1));
     while asking > 0 {
@@ -60,8 +71,9 @@ fn measure(address: SocketAddr, request: &[u8], window: &Window) -> Result<Recor
             return Err(format!("{asking} of {} requests were not answered", window.callers).into());
         }
         for event in &events {
-            let connection = connections.get_mut(event.token().0).ok_or("an event of no connection")?;
-            connection.send(request)?;
+            let index = event.token().0;
+            let connection = connections.get_mut(index).ok_or("an event of no connection")?;
+            connection.send(current[index])?;
             let Some(status) = connection.receive()? else { continue };
             let now = Instant::now();
             if status == 200 {
@@ -71,7 +83,8 @@ fn measure(address: SocketAddr, request: &[u8], window: &Window) -> Result<Recor
             }
             if clock.is_over(now) {
                 asking -= 1;
-            } else {
+            } else if let Some(request) = next.next() {
+                current[index] = request;
                 connection.ask(now, request)?;
             }
         }
@@ -79,11 +92,27 @@ fn measure(address: SocketAddr, request: &[u8], window: &Window) -> Result<Recor
     Ok(recorder)
 }
 
+/// So many connections, whose tokens are their places.
+pub fn connect(address: SocketAddr, poll: &Poll, count: usize) -> Result<Vec<Connection>> {
+    let mut connections = Vec::with_capacity(count);
+    for index in 0..count {
+        // Connected while it blocks: a connection that is refused fails here, with the reason.
+        let stream = std::net::TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        connections.push(Connection::new(stream));
+    }
+    Ok(connections)
+}
+
 /// One caller's connection. Edges of epoll suffice: with one request in flight nothing is left to read after a whole
 /// answer.
-struct Connection {
+pub struct Connection {
     stream: TcpStream,
-    asked: Instant,
+    /// When the request under way was asked, or was to be.
+    pub asked: Instant,
     /// Bytes of the request that were written.
     sent: usize,
     /// The answer so far is `buffer[..received]`.
@@ -99,13 +128,14 @@ impl Connection {
         Self { stream, asked: Instant::now(), sent: 0, buffer, received: 0, head: None }
     }
 
-    fn ask(&mut self, now: Instant, request: &[u8]) -> Result<()> {
+    /// Begins to ask; whoever calls sees to it that nothing is under way.
+    pub fn ask(&mut self, now: Instant, request: &[u8]) -> Result<()> {
         (self.asked, self.sent, self.received, self.head) = (now, 0, 0, None);
         self.send(request)
     }
 
     /// Writes what the socket takes of the rest of the request.
-    fn send(&mut self, request: &[u8]) -> Result<()> {
+    pub fn send(&mut self, request: &[u8]) -> Result<()> {
         while let Some(rest) = request.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(count) => self.sent += count,
@@ -117,7 +147,7 @@ impl Connection {
     }
 
     /// Reads what has come; the status when the answer is whole.
-    fn receive(&mut self) -> Result<Option<u16>> {
+    pub fn receive(&mut self) -> Result<Option<u16>> {
         loop {
             match self.stream.read(&mut self.buffer[self.received..]) {
                 Ok(0) => return Err("the server closed a connection".into()),
@@ -139,7 +169,7 @@ impl Connection {
     }
 
     /// The answer as text.
-    fn answer(&self) -> String {
+    pub fn answer(&self) -> String {
         String::from_utf8_lossy(&self.buffer[..self.received]).into_owned()
     }
 }

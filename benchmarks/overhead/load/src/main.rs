@@ -10,6 +10,7 @@ mod echo;
 mod grpc;
 mod http;
 mod inprocess;
+mod open;
 mod question;
 mod window;
 
@@ -36,9 +37,24 @@ enum Command {
         /// The path to POST to
         #[arg(long)]
         path: String,
-        /// The file that holds the body
+        /// The files that hold the bodies, which are asked one after the other
+        #[arg(long, required = true)]
+        body: Vec<PathBuf>,
+        /// A header besides `Host` and `Content-Length`, as `Name: value`
         #[arg(long)]
-        body: PathBuf,
+        header: Vec<String>,
+    },
+    /// Asks over HTTP/1.1 at random moments, as many a second as a window says
+    Open {
+        /// Where the server listens
+        #[arg(long)]
+        address: SocketAddr,
+        /// The path to POST to
+        #[arg(long)]
+        path: String,
+        /// The files that hold the bodies, of which each request takes one at random
+        #[arg(long, required = true)]
+        body: Vec<PathBuf>,
         /// A header besides `Host` and `Content-Length`, as `Name: value`
         #[arg(long)]
         header: Vec<String>,
@@ -86,6 +102,7 @@ struct ModelArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Http { address, path, body, header } => http::serve_windows(address, &path, &body, &header),
+        Command::Open { address, path, body, header } => open::serve_windows(address, &path, &body, &header),
         Command::Codec => codec::measure(),
         Command::Echo => echo::serve(),
         Command::Grpc { address, body, connections } => grpc::serve_windows(address, &body, connections),

@@ -26,6 +26,21 @@ pub struct Window {
     pub rows: usize,
     warm_up_s: f64,
     seconds: f64,
+    /// Requests a second, at random moments, whether or not what was asked before has been answered.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// Of the random moments.
+    #[serde(default)]
+    pub seed: u64,
+    /// Within which time an answer is good.
+    #[serde(default)]
+    pub limit_s: Option<f64>,
+}
+
+/// What a window gave.
+pub trait Report {
+    /// As it is printed.
+    fn report(self) -> Value;
 }
 
 /// When answers are timed, and when callers stop.
@@ -40,6 +55,16 @@ impl Clock {
     pub fn start(window: &Window) -> Self {
         let start = Instant::now() + Duration::from_secs_f64(window.warm_up_s);
         Self { start, end: start + Duration::from_secs_f64(window.seconds) }
+    }
+
+    /// How long it is timed.
+    pub fn length(&self) -> Duration {
+        self.end - self.start
+    }
+
+    /// True for a moment while it is timed.
+    pub fn counts(&self, moment: Instant) -> bool {
+        moment >= self.start && !self.is_over(moment)
     }
 
     /// True when a caller that was answered at `now` asks no more.
@@ -86,18 +111,12 @@ impl Recorder {
         self.failed += other.failed;
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
+}
 
+impl Report for Recorder {
     fn report(mut self) -> Value {
         self.latencies.sort_unstable();
-        let percentile = |share: f64| {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a share of a length"
-            )]
-            let index = (self.latencies.len() as f64 * share) as usize;
-            self.latencies.get(index).or(self.latencies.last()).map(|latency| latency.as_secs_f64() * 1e6)
-        };
+        let percentile = |share| percentile(&self.latencies, share);
         json!({
             "all_requests": self.all_requests,
             "requests": self.latencies.len(),
@@ -113,6 +132,13 @@ impl Recorder {
     }
 }
 
+/// The microseconds that a share of the latencies, which are sorted, do not go beyond.
+pub fn percentile(sorted: &[Duration], share: f64) -> Option<f64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
+    let index = (sorted.len() as f64 * share) as usize;
+    sorted.get(index).or(sorted.last()).map(|latency| latency.as_secs_f64() * 1e6)
+}
+
 /// Pairs of a bucket and its count: bucket `b` holds latencies from `2^(b/16)` to `2^((b+1)/16)` nanoseconds.
 fn histogram(sorted: &[Duration]) -> Vec<(u32, usize)> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 0 and below 1024")]
@@ -122,7 +148,7 @@ fn histogram(sorted: &[Duration]) -> Vec<(u32, usize)> {
 }
 
 /// Says that this process is ready, then measures each window that is asked for until standard input ends.
-pub fn serve(mut measure: impl FnMut(&Window) -> Result<Recorder>) -> Result<()> {
+pub fn serve<R: Report>(mut measure: impl FnMut(&Window) -> Result<R>) -> Result<()> {
     print(&json!({ "ready": true }))?;
     for line in io::stdin().lock().lines() {
         let window = serde_json::from_str(&line?)?;

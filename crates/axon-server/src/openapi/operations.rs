@@ -94,12 +94,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .gives(Body::Json("Statistics")).fails(FINDING),
     get(MODELS, "/v2/models/{model}/explain", "explainModel", "What was learned of a model, its load, and what was refused")
         .gives(Body::Json("Explanation")).fails(FINDING),
+    get(MODELS, "/v2/models/{model}/recent", "getRecent", "How a model did lately: latencies, batches and its slowest requests")
+        .gives(Body::Json("Recent")).fails(FINDING),
     get(MODELS, "/v2/models/stats", "getStatistics", "The counters of all models").gives(Body::Json("Statistics")),
 
     get(SERVER, "/v2/health/live", "isLive", "Whether the process answers").gives(Body::Json("ServerLive")),
     get(SERVER, "/v2/health/ready", "isReady", "Whether every model is ready")
         .gives(Body::Json("ServerReady")).fails(&[503]),
     get(SERVER, "/v2", "getServer", "The server's name, version and extensions").gives(Body::Json("ServerMetadata")),
+    get(SERVER, "/v2/axon/overview", "getOverview", "How the server and its models are now").gives(Body::Json("Overview")),
+    get(SERVER, "/dashboard", "getDashboard", "The same, as a page, which is at `/` too").gives(Body::Page),
     get(SERVER, "/openapi.json", "getDocument", "This document").gives(Body::Json("Document")),
     get(SERVER, "/docs", "getPage", "This document, as a page").gives(Body::Page),
 

@@ -372,6 +372,8 @@ fn server() -> Schemas {
         ("ServerLive", object(&["live"], json!({ "live": flag() }))),
         ("ServerReady", object(&["ready"], json!({ "ready": flag() }))),
         ("ModelReady", object(&["name", "ready"], json!({ "name": text(), "ready": flag() }))),
+        ("Overview", described("docs/operations.md says what is in it.", json!({ "type": "object" }))),
+        ("Recent", described("docs/operations.md says what is in it.", json!({ "type": "object" }))),
         ("Explanation", described("docs/scheduling.md says what is in it.", json!({ "type": "object" }))),
         ("Document", described("An OpenAPI document.", json!({ "type": "object" }))),
     ]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::requests::ModelMetrics;
+use super::slowest::Slowest;
 
 /// How often, and for how long together.
 #[derive(Debug, Default)]
@@ -57,6 +58,8 @@ pub struct ModelStatistics {
     pub instance_restarts: AtomicU64,
     /// When the last request was run, in milliseconds since 1970; 0 for never.
     pub last_inference_ms: AtomicU64,
+    /// The slowest requests of the last minutes.
+    pub slowest: Slowest,
     /// Runs by their rows.
     batches: Mutex<BTreeMap<usize, BatchStatistics>>,
     /// What is counted of the version over all its loads, where it is.

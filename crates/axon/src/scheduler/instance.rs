@@ -17,7 +17,7 @@ use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Run};
 use crate::lanes::Lane;
-use crate::metrics::Phases;
+use crate::metrics::{Phases, SlowRequest};
 use crate::request::Timing;
 
 /// Pulls and runs batches until the scheduler closes.
@@ -181,6 +181,9 @@ impl Instance<'_> {
             }
             let total = now.duration_since(request.arrived);
             self.shared.statistics.add_success(request.rows, queue, phases, total);
+            let (rows, batch_rows) = (request.rows, timing.batch_rows);
+            let ended = SlowRequest { ended: now, total, queue, phases, rows, batch_rows };
+            self.shared.statistics.slowest.offer(ended);
             request.reply.send(Ok(Output { tensors, timing: Timing { queue, ..timing }, phases }));
         }
     }

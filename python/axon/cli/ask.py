@@ -1,0 +1,49 @@
+"""Asks a running server about itself."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from axon.errors import AxonError
+
+__all__ = ["URL", "ask", "base_of"]
+
+#: Where `axon serve` listens if nothing else is said.
+URL: Final = "http://127.0.0.1:8000"
+
+_TIMEOUT_S: Final = 10.0
+
+
+def base_of(url: str) -> str:
+    """Return the address of a server as it is asked: with a scheme, without a slash at the end."""
+    return (url if "://" in url else f"http://{url}").rstrip("/")
+
+
+def ask(url: str, path: str, member: str) -> dict[str, Any]:
+    """Return the JSON object that the server at `url` has at `path`.
+
+    Args:
+        url: The server, with or without a scheme.
+        path: Below the server's address, without a slash in front.
+        member: One that an Axon server's answer has.
+
+    Raises:
+        AxonError: The server cannot be asked, refuses, or is none of Axon's.
+    """
+    import httpx2  # noqa: PLC0415 - the command line starts without it
+
+    base = base_of(url)
+    try:
+        response = httpx2.get(f"{base}/{path}", timeout=_TIMEOUT_S)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
+    try:
+        document = response.json()
+    except ValueError:
+        document = {}
+    if response.status_code != httpx2.codes.OK:
+        told = document.get("error") if isinstance(document, dict) else None
+        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}")
+    if not isinstance(document, dict) or member not in document:
+        raise AxonError(f"{base} answered with something else: it is no Axon server")
+    return document
