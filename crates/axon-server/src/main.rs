@@ -78,6 +78,10 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// Runs at the same time on the device, counted by their threads, all models together; the cores by default, and
+    /// never fewer than one model alone uses
+    #[arg(long)]
+    lanes: Option<NonZeroUsize>,
     /// throughput or latency: what instances and threads are chosen for
     #[arg(long, default_value_t = Profile::Throughput)]
     profile: Profile,
@@ -226,6 +230,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
+    options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
     cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));
