@@ -1,9 +1,12 @@
 # The native module. Private: its users are the modules of the package.
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Never, TypeAlias, TypedDict, final
 
 __all__ = [
     "Buffer",
+    "Cache",
     "Completions",
     "Server",
     "__version__",
@@ -27,16 +30,21 @@ class NativeConfig(TypedDict):
     latency_target_s: float | None
     batching: str
     instances: int | None
+    lanes: int | None
     profile: str
     device: str
     runtime_library: str | None
     control: str
     load_models: list[str]
+    memory_budget: int | None
     repository_poll_s: int
     load_check: str
     load_check_s: int
     load_check_bytes: int | None
     load_check_command: list[str]
+    model_cache: bool
+    model_cache_folder: str | None
+    model_cache_bytes: int
 
 class NativeServe(TypedDict):
     path: str
@@ -49,6 +57,12 @@ class NativeServe(TypedDict):
     allow_client_shm: bool
     compat: str
     log_level: str
+    log_format: str
+    access_log: str
+    otlp_endpoint: str | None
+    otlp_protocol: str | None
+    trace_ratio: float
+    trace_slow_ms: int | None
 
 class NativeReplay(TypedDict):
     arrivals: list[float]
@@ -85,6 +99,17 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
+class Cache:
+    @staticmethod
+    def open(config: NativeConfig) -> Cache: ...
+    @staticmethod
+    def find(path: str) -> list[tuple[str, int, str | None, str | None]]: ...
+    def add(self, path: str, again: bool, watch: Callable[[int], None]) -> str: ...
+    def list(self) -> str: ...
+    def verify(self, key: str) -> str | None: ...
+    def remove(self, key: str) -> bool: ...
+
+@final
 class Completions:
     def __new__(cls) -> Completions: ...
     def fileno(self) -> int: ...
@@ -111,6 +136,9 @@ class Server:
 
 def check_load(arguments: list[str]) -> Never: ...
 def close_all() -> None: ...
+def examine(
+    path: str, config: NativeConfig, loads: bool
+) -> list[tuple[str, int | None, Path, int, str | None, str | None, list[str]]]: ...
 def serve(options: NativeServe, config: NativeConfig) -> None: ...
 def runtime_version() -> str | None: ...
 def simulate(trace: NativeReplay) -> NativeReplayReport: ...

@@ -5,8 +5,10 @@
     reason = "the interpreter's arguments are extracted to owned values"
 )]
 
+mod cache;
 mod completions;
 mod errors;
+mod examine;
 mod server;
 mod simulate;
 mod tensors;
@@ -19,7 +21,11 @@ mod _axon {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::cache::Cache;
+    #[pymodule_export]
     use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::examine::examine;
     #[pymodule_export]
     use crate::server::{Server, check_load, close_all, runtime_version, serve};
     #[pymodule_export]

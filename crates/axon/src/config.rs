@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// Where models run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -88,7 +90,7 @@ impl FromStr for Batching {
 }
 
 /// What instances and threads are chosen for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Profile {
     /// The most rows a second.
     #[default]
@@ -149,6 +151,8 @@ pub struct ModelConfig {
     pub instances: Option<NonZeroUsize>,
     /// What instances and threads are chosen for.
     pub profile: Profile,
+    /// Its part of the device's time against those of other models, while all have work.
+    pub weight: NonZeroU32,
     /// Where it runs.
     pub device: Device,
 }
@@ -165,6 +169,7 @@ impl Default for ModelConfig {
             max_batch_bytes: 64 << 20,
             instances: None,
             profile: Profile::Throughput,
+            weight: NonZeroU32::MIN,
             device: Device::Cpu,
         }
     }
@@ -181,6 +186,9 @@ pub enum ControlMode {
     Explicit,
     /// All models are loaded at start; from then on what changes in the repository is loaded, loaded again or unloaded.
     Poll,
+    /// None is loaded at start. Each is loaded by the first request for it, and unloaded when its bytes are needed for what
+    /// is worth more; models are loaded and unloaded on request too.
+    Auto,
 }
 
 impl ControlMode {
@@ -191,6 +199,7 @@ impl ControlMode {
             Self::None => "none",
             Self::Explicit => "explicit",
             Self::Poll => "poll",
+            Self::Auto => "auto",
         }
     }
 }
@@ -209,7 +218,8 @@ impl FromStr for ControlMode {
             "none" => Ok(Self::None),
             "explicit" => Ok(Self::Explicit),
             "poll" => Ok(Self::Poll),
-            _ => Err(format!("expected `none`, `explicit` or `poll`, got `{}`", name.escape_debug())),
+            "auto" => Ok(Self::Auto),
+            _ => Err(format!("expected `none`, `explicit`, `poll` or `auto`, got `{}`", name.escape_debug())),
         }
     }
 }
@@ -284,6 +294,35 @@ impl Default for LoadCheckConfig {
     }
 }
 
+/// Where models are kept as they are made ready for this machine, so that they load fast and share their memory; and
+/// what was measured of them. Off unless a program asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelCacheConfig {
+    /// Whether there is one.
+    pub is_on: bool,
+    /// The folder; `None` is `axon/models` in the user's cache folder.
+    pub folder: Option<PathBuf>,
+    /// The most bytes of what is kept; what was used longest ago goes first.
+    pub max_bytes: u64,
+    /// A model whose tensors have fewer bytes is left as it is.
+    pub least_bytes: u64,
+    /// How long no model must have been loaded before one is imported in the background.
+    pub quiet: Duration,
+}
+
+impl Default for ModelCacheConfig {
+    fn default() -> Self {
+        Self {
+            is_on: false,
+            folder: None,
+            max_bytes: 16 << 30,
+            // **Source:** docs/decisions/0008: below, less than 15 ms of a load can be saved.
+            least_bytes: 4 << 20,
+            quiet: Duration::from_secs(3),
+        }
+    }
+}
+
 /// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -333,6 +372,14 @@ pub struct ServerConfig {
     pub runtime_library: Option<PathBuf>,
     /// How models are loaded for trial.
     pub load_check: LoadCheckConfig,
+    /// Where models are kept as they are made ready for this machine.
+    pub model_cache: ModelCacheConfig,
+    /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
+    /// has, less a tenth of that or 256 MiB.
+    pub memory_budget: Option<u64>,
+    /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
+    /// one of a GPU, and never fewer than one model alone uses.
+    pub lanes: Option<NonZeroUsize>,
     /// Whether requests are counted.
     pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero

@@ -115,6 +115,7 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         Verb::ModelMetadata => {
             let ModelMetadataRequest { name, version } = decode(message)?;
             check_name(&name)?;
+            app.server.loaded_model(&name, parse(&version)?, None).await?;
             encode(&verbs::model_metadata(app, &name, parse(&version)?)?)
         }
         Verb::ModelStatistics => {
@@ -179,6 +180,7 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         Verb::ModelConfig => {
             let ModelConfigRequest { name, version } = decode(message)?;
             check_name(&name)?;
+            app.server.loaded_model(&name, parse(&version)?, None).await?;
             let config = config_message(verbs::model_config(app, &name, parse(&version)?)?)?;
             encode(&ModelConfigResponse { config: Some(config) })
         }

@@ -117,6 +117,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .takes(Body::Optional("LoadRequest")).fails(LOADING),
     post(REPOSITORY, "/v2/repository/models/{model}/unload", "unloadModel", "Unload a model")
         .takes(Body::Optional("UnloadRequest")).fails(LOADING),
+    post(REPOSITORY, "/v2/repository/models/{model}/warm", "warmModel", "Load a model if it is not loaded, in mode auto")
+        .fails(LOADING),
+    post(REPOSITORY, "/v2/repository/models/{model}/pin", "pinModel", "Load a model and have it stay, in mode auto")
+        .fails(LOADING),
+    post(REPOSITORY, "/v2/repository/models/{model}/unpin", "unpinModel", "Let a model go like any other, in mode auto")
+        .fails(LOADING),
+    get(REPOSITORY, "/v2/residency", "getResidency", "Which models are in memory, and what they are worth")
+        .gives(Body::Json("Residency")),
 
     get(SHARED_MEMORY, "/v2/systemsharedmemory/status", "listSystemRegions", "The regions of system shared memory")
         .gives(Body::Json("SystemRegions")).fails(SHARING),
