@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +10,8 @@ import models
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +23,18 @@ class SaveModel(Protocol):
     def __call__(self, model: onnx.ModelProto, name: str = "model") -> Path:
         """Write it to `name.onnx`."""
         ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what servers find out about models in a folder of this run: nothing comes from an earlier one."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture

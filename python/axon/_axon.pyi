@@ -1,9 +1,11 @@
 # The native module. Private: its users are the modules of the package.
 
+from collections.abc import Callable
 from typing import Any, Never, TypeAlias, TypedDict, final
 
 __all__ = [
     "Buffer",
+    "Cache",
     "Completions",
     "Server",
     "__version__",
@@ -37,6 +39,9 @@ class NativeConfig(TypedDict):
     load_check_s: int
     load_check_bytes: int | None
     load_check_command: list[str]
+    model_cache: bool
+    model_cache_folder: str | None
+    model_cache_bytes: int
 
 class NativeServe(TypedDict):
     path: str
@@ -49,6 +54,12 @@ class NativeServe(TypedDict):
     allow_client_shm: bool
     compat: str
     log_level: str
+    log_format: str
+    access_log: str
+    otlp_endpoint: str | None
+    otlp_protocol: str | None
+    trace_ratio: float
+    trace_slow_ms: int | None
 
 class NativeReplay(TypedDict):
     arrivals: list[float]
@@ -83,6 +94,17 @@ __version__: str
 @final
 class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Cache:
+    @staticmethod
+    def open(config: NativeConfig) -> Cache: ...
+    @staticmethod
+    def find(path: str) -> list[tuple[str, int, str | None, str | None]]: ...
+    def add(self, path: str, again: bool, watch: Callable[[int], None]) -> str: ...
+    def list(self) -> str: ...
+    def verify(self, key: str) -> str | None: ...
+    def remove(self, key: str) -> bool: ...
 
 @final
 class Completions:

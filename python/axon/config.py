@@ -28,6 +28,9 @@ class Loading:
         check: Which models are loaded for trial in a process of their own: "always", "first" or "off".
         check_s: Seconds that a trial may take; large models are given more.
         check_bytes: Bytes of address space that a trial may take; None chooses by the model's size.
+        model_cache: Whether models are kept as they are made ready for this machine, to load faster.
+        model_cache_folder: Where; None is `axon/models` in the user's cache folder.
+        model_cache_bytes: The most bytes of it.
     """
 
     control: str = "none"
@@ -36,6 +39,9 @@ class Loading:
     check: str = "off"
     check_s: int = 60
     check_bytes: int | None = None
+    model_cache: bool = False
+    model_cache_folder: str | None = None
+    model_cache_bytes: int = 16 << 30
 
 
 #: What each value of `ModelConfig.batching` is called in the native module.
@@ -112,4 +118,7 @@ class ModelConfig:
             "load_check_bytes": loading.check_bytes,
             # Without the working directory, in which a file could stand for a module.
             "load_check_command": [sys.executable, "-P", "-m", "axon._check_load"],
+            "model_cache": loading.model_cache,
+            "model_cache_folder": loading.model_cache_folder,
+            "model_cache_bytes": loading.model_cache_bytes,
         }

@@ -5,6 +5,7 @@
     reason = "the interpreter's arguments are extracted to owned values"
 )]
 
+mod cache;
 mod completions;
 mod errors;
 mod server;
@@ -18,6 +19,8 @@ use pyo3::prelude::*;
 mod _axon {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::cache::Cache;
     #[pymodule_export]
     use crate::completions::Completions;
     #[pymodule_export]

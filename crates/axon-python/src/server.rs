@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::config::{LoadCheckConfig, PollInterval, ServerConfig};
+use axon::config::{LoadCheckConfig, ModelCacheConfig, PollInterval, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -84,10 +85,13 @@ pub struct NativeConfig {
     load_check_s: u64,
     load_check_bytes: Option<u64>,
     load_check_command: Vec<OsString>,
+    model_cache: bool,
+    model_cache_folder: Option<PathBuf>,
+    model_cache_bytes: u64,
 }
 
 impl NativeConfig {
-    fn parse(self) -> Result<ServerConfig> {
+    pub(crate) fn parse(self) -> Result<ServerConfig> {
         let mut config = ServerConfig {
             name: self.name,
             runtime_library: self.runtime_library,
@@ -100,6 +104,12 @@ impl NativeConfig {
                 time: Duration::from_secs(self.load_check_s),
                 memory: self.load_check_bytes,
                 records: None,
+            },
+            model_cache: ModelCacheConfig {
+                is_on: self.model_cache,
+                folder: self.model_cache_folder,
+                max_bytes: self.model_cache_bytes,
+                ..ModelCacheConfig::default()
             },
             ..ServerConfig::default()
         };
@@ -327,20 +337,43 @@ pub struct NativeServe {
     allow_client_shm: bool,
     compat: String,
     log_level: String,
+    log_format: String,
+    access_log: String,
+    otlp_endpoint: Option<String>,
+    otlp_protocol: Option<String>,
+    trace_ratio: f64,
+    trace_slow_ms: Option<u64>,
+}
+
+impl NativeServe {
+    fn trace(&self) -> Result<TraceOptions> {
+        let protocol = self.otlp_protocol.as_deref().map(str::parse).transpose();
+        Ok(TraceOptions {
+            endpoint: self.otlp_endpoint.clone(),
+            protocol: protocol.map_err(|problem: String| Error::invalid("otlp_protocol", problem))?,
+            ratio: self.trace_ratio,
+            slow: self.trace_slow_ms.map(Duration::from_millis),
+        })
+    }
 }
 
 /// Serves until SIGINT or SIGTERM.
 #[pyfunction]
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
+    let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
-    logging::start(&options.log_level)
+    logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
     let compat = options.compat.parse().map_err(|problem| Error::invalid("compat", problem)).or_raise(py)?;
+    let access =
+        options.access_log.parse().map_err(|problem| Error::invalid("access_log", problem)).or_raise(py)?;
     let wire = WireOptions {
         max_request_bytes: options.max_request_bytes,
         compat,
         allow_client_shm: options.allow_client_shm,
+        trace,
+        access,
         ..WireOptions::default()
     };
     let mut config = config.parse().or_raise(py)?;

@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
+use crate::trace::Sending;
 pub(crate) use port::{Port, Ports};
 
 /// What answers the requests of a port.
@@ -233,6 +234,7 @@ impl Drop for Open {
 struct Answering<B> {
     body: B,
     _open: Open,
+    _span: Option<Sending>,
 }
 
 impl<B: Body + Unpin> Body for Answering<B> {
@@ -329,8 +331,13 @@ async fn run<A: Answer>(
     let service = service_fn(|request| {
         let (answer, open) = (answer.clone(), Open::new(&connections, &activity));
         async move {
-            let response = answer.answer(request).await;
-            Ok::<_, std::convert::Infallible>(response.map(|body| Answering { body, _open: open }))
+            let mut response = answer.answer(request).await;
+            let span = response.extensions_mut().remove::<Sending>();
+            Ok::<_, std::convert::Infallible>(response.map(|body| Answering {
+                body,
+                _open: open,
+                _span: span,
+            }))
         }
     });
     let guard = is_http2.then(|| http2::FloodGuard::new(connections.now()));

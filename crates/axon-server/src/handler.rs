@@ -17,6 +17,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::access::Visit;
 use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
@@ -25,6 +26,7 @@ use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
+use crate::trace::{Sending, Span};
 use crate::{admin, dashboard, health, metrics, openapi, overview, page, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -63,10 +65,15 @@ fn without_body(mut response: Response<Frames>) -> Response<Frames> {
 
 /// Answers one request.
 async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
+    let visit = Visit::begin(app.access, &request);
     let response = match answer(&app, request).await {
         Ok(response) => response,
         Err(error) => refusal(&app, &error, Context::default()),
     };
+    // What asks a model is told of by its span.
+    if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
+        visit.answered(response.status().as_u16());
+    }
     // A client that is told so does not send its next request into a connection that is about to close.
     if app.server.is_stopping() { closing(response) } else { response }
 }
@@ -90,17 +97,22 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } if verb.infers() => {
             let mut observed = app.server.observe(Protocol::Http, Some(name), version);
-            let asked = Asked { head: &head, name, version };
+            let span = infer::span(app, &head, name, version, verb);
+            observed.set_trace(span.kept_trace());
+            let asked = Asked { head: &head, name, version, span: &span };
             let answered = infer::answer(app, asked, verb, incoming, &mut observed).await;
             let response = answered.unwrap_or_else(|error| {
                 observed.refuse(&error);
+                span.failed(&error);
                 refusal(app, &error, Context { model: name, id: None })
             });
             end(observed, &response);
-            Ok(response)
+            Ok(span.answered(response))
         }
         Route::Model { name, version, verb } => {
-            let answered = model(app, Asked { head: &head, name, version }, verb, incoming).await;
+            let span = Span::none();
+            let answered =
+                model(app, Asked { head: &head, name, version, span: &span }, verb, incoming).await;
             Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
@@ -179,10 +191,11 @@ struct Asked<'a> {
     head: &'a Parts,
     name: &'a str,
     version: Option<u64>,
+    span: &'a Span,
 }
 
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, .. } = asked;
     match verb {
         ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
         ModelVerb::Ready => {

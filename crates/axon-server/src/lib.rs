@@ -3,6 +3,7 @@
 //! `codec` is pure: bytes in, values out. `handler` holds one body for each verb. The listener and the shutdown
 //! signal are arguments, and every limit and timer of a connection is the server's own (`connection`).
 
+pub mod access;
 mod admin;
 pub mod announce;
 mod answers;
@@ -34,6 +35,7 @@ pub mod signals;
 mod spread;
 pub mod status;
 mod timing;
+pub mod trace;
 mod verbs;
 
 pub use serve::{

@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
 };
+use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
+use axon_server::trace::{Protocol, TraceOptions};
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
 };
@@ -54,6 +56,13 @@ struct Arguments {
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
+    /// text or json: a line for each event, or a JSON object
+    #[arg(long, default_value = "text", value_parser = clap::builder::PossibleValuesParser::new(logging::FORMATS))]
+    log_format: String,
+    /// off, errors or a share from 0 to 1: which requests have a line in the log, whatever the level; a share of those
+    /// that are answered well, and all others
+    #[arg(long, default_value_t, value_name = "off|errors|RATIO")]
+    access_log: AccessLog,
     /// How long a request may wait for its answer when it does not say, in seconds
     #[arg(long, default_value_t = 10.0)]
     request_timeout: f64,
@@ -101,9 +110,36 @@ struct Arguments {
     /// The bytes of address space that a trial may take; chosen by the model's size by default
     #[arg(long, value_name = "BYTES")]
     load_check_bytes: Option<u64>,
+    /// Where models are kept as they are made ready for this machine, to load faster: a folder, or off;
+    /// `$XDG_CACHE_HOME/axon/models` by default
+    #[arg(long, value_name = "DIR|off")]
+    model_cache: Option<PathBuf>,
+    /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
+    #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = size)]
+    model_cache_size: u64,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    trace: TraceArguments,
+}
+
+#[derive(clap::Args)]
+struct TraceArguments {
+    /// The OpenTelemetry collector that traces are sent to, such as `http://127.0.0.1:4318`; by default what
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says, else none
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// http/protobuf or grpc: how the collector is spoken to; by default what `OTEL_EXPORTER_OTLP_PROTOCOL` says,
+    /// else http/protobuf
+    #[arg(long, value_name = "PROTOCOL")]
+    otlp_protocol: Option<Protocol>,
+    /// The share of requests that are traced whose callers do not say, 0 to 1
+    #[arg(long, default_value_t = 1.0, value_name = "RATIO")]
+    trace_ratio: f64,
+    /// Requests that take so many milliseconds are traced whatever the ratio; none by default
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    trace_slow_ms: Option<u64>,
 }
 
 #[expect(clippy::print_stderr, reason = "a command's errors go to standard error")]
@@ -113,8 +149,8 @@ fn main() -> ExitCode {
         load_check::run(&arguments.collect::<Vec<_>>());
     }
     let arguments = Arguments::parse();
-    if let Err(message) = logging::start(&arguments.log_level) {
-        eprintln!("axon-server: --log-level: {message}");
+    if let Err(message) = logging::start(&arguments.log_level, &arguments.log_format) {
+        eprintln!("axon-server: --log-level, --log-format: {message}");
         return ExitCode::from(2);
     }
     let Some(options) = options(arguments) else {
@@ -142,6 +178,25 @@ fn latency_target(text: &str) -> Result<Duration, String> {
     target.ok_or_else(|| "expected a time such as 10ms or 0.5s, more than 0 and at most 300s".to_owned())
 }
 
+/// A number of bytes with its unit; at least 1 MiB.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("", 1),
+    ];
+    let with_unit = |(unit, bytes): (&str, u64)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(bytes).filter(|bytes| *bytes >= 1 << 20)
+    };
+    let size = UNITS.into_iter().find_map(with_unit);
+    size.ok_or_else(|| "expected a size such as 512MiB or 20GB, at least 1MiB".to_owned())
+}
+
 fn options(arguments: Arguments) -> Option<ServeOptions> {
     let timeout = arguments.request_timeout;
     if !(0.001..=300.0).contains(&timeout) {
@@ -156,10 +211,21 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.wire.max_request_bytes = arguments.max_request_bytes;
     options.wire.allow_client_shm = arguments.allow_client_shm;
     options.wire.compat = arguments.compat;
+    options.wire.access = arguments.access_log;
+    options.wire.trace = TraceOptions {
+        endpoint: arguments.trace.otlp_endpoint,
+        protocol: arguments.trace.otlp_protocol,
+        ratio: arguments.trace.trace_ratio,
+        slow: arguments.trace.trace_slow_ms.map(Duration::from_millis),
+    };
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
+    let cache = &mut options.config.model_cache;
+    cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));
+    cache.folder = arguments.model_cache.filter(|_| cache.is_on);
+    cache.max_bytes = arguments.model_cache_size;
     let check = &mut options.config.load_check;
     check.mode = arguments.load_check;
     check.time = Duration::from_secs(arguments.load_check_secs);

@@ -12,6 +12,7 @@ use axon::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::access::AccessLog;
 use crate::answers::Answers;
 use crate::app::{App, InFlight};
 use crate::compat::Compat;
@@ -20,11 +21,13 @@ use crate::grpc::Grpc;
 use crate::handler::Http;
 use crate::history::{self, History};
 use crate::loading::Loading;
+use crate::logging;
 use crate::metrics::{Scrape, Scrapes};
 use crate::overview;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
+use crate::trace::{TraceOptions, Tracer};
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -61,7 +64,7 @@ pub struct ServeOptions {
 }
 
 /// How the protocol is spoken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WireOptions {
     /// The most bytes of a request's body or message, as sent and decoded.
     pub max_request_bytes: usize,
@@ -73,6 +76,10 @@ pub struct WireOptions {
     pub metrics: Metrics,
     /// Where models run that do not say, to be told.
     pub device: Device,
+    /// Which requests are traced, and where the traces go.
+    pub trace: TraceOptions,
+    /// Which requests have a line in the log.
+    pub access: AccessLog,
 }
 
 impl Default for WireOptions {
@@ -83,6 +90,8 @@ impl Default for WireOptions {
             allow_client_shm: false,
             metrics: Metrics::On,
             device: Device::Cpu,
+            trace: TraceOptions::default(),
+            access: AccessLog::default(),
         }
     }
 }
@@ -178,6 +187,7 @@ impl std::error::Error for ServeError {}
 /// [`ServeError`] when the address is taken or the lone model cannot be served.
 pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
+    options.wire.trace.check().map_err(|error| ServeError::Listen(error.message().to_owned()))?;
     let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {
         let stop = signals::first_of_interrupt_and_terminate()
@@ -209,6 +219,7 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     });
     // Nothing is left to run: connections are closed and instances joined.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    logging::finish();
     outcome
 }
 
@@ -256,7 +267,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let (finish, finishing) = watch::channel(false);
-    let app = Arc::new(app(server.clone(), options, finishing.clone()));
+    let (tracer, exporter) = Tracer::start(&options.trace)?.unzip();
+    let app = Arc::new(app(server.clone(), &options, tracer, finishing.clone()));
     let answers = Arc::clone(&app.answers);
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
@@ -305,25 +317,37 @@ pub async fn serve(
     if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
     }
+    // The last spans are those of what was answered last.
+    if let (Some(exporter), Some(tracer)) = (exporter, &app.tracer) {
+        exporter.close(tracer).await;
+    }
     tracing::info!("bye");
     Ok(())
 }
 
 /// The server as its verbs see it.
-fn app(server: InferenceServer, options: WireOptions, finishing: watch::Receiver<bool>) -> App {
+fn app(
+    server: InferenceServer,
+    options: &WireOptions,
+    tracer: Option<Arc<Tracer>>,
+    finishing: watch::Receiver<bool>,
+) -> App {
+    let tracing = tracer.as_ref().map(|tracer| (options.trace.ratio, tracer.policies()));
     App {
         server,
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
         finishing,
         answers: Arc::new(Answers::default()),
-        settings: Settings::default(),
+        settings: Settings::new(tracing),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
         metrics: options.metrics,
         device: options.device,
         ports: Arc::default(),
         scrapes: Scrapes::default(),
+        access: options.access,
+        tracer,
         started: Instant::now(),
         history: History::default(),
     }

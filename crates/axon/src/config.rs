@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Where models run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Device {
@@ -88,7 +90,7 @@ impl FromStr for Batching {
 }
 
 /// What instances and threads are chosen for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Profile {
     /// The most rows a second.
     #[default]
@@ -284,6 +286,35 @@ impl Default for LoadCheckConfig {
     }
 }
 
+/// Where models are kept as they are made ready for this machine, so that they load fast and share their memory; and
+/// what was measured of them. Off unless a program asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelCacheConfig {
+    /// Whether there is one.
+    pub is_on: bool,
+    /// The folder; `None` is `axon/models` in the user's cache folder.
+    pub folder: Option<PathBuf>,
+    /// The most bytes of what is kept; what was used longest ago goes first.
+    pub max_bytes: u64,
+    /// A model whose tensors have fewer bytes is left as it is.
+    pub least_bytes: u64,
+    /// How long no model must have been loaded before one is imported in the background.
+    pub quiet: Duration,
+}
+
+impl Default for ModelCacheConfig {
+    fn default() -> Self {
+        Self {
+            is_on: false,
+            folder: None,
+            max_bytes: 16 << 30,
+            // **Source:** docs/decisions/0008: below, less than 15 ms of a load can be saved.
+            least_bytes: 4 << 20,
+            quiet: Duration::from_secs(3),
+        }
+    }
+}
+
 /// The longest time that a request may wait, whatever its client asks.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -333,6 +364,8 @@ pub struct ServerConfig {
     pub runtime_library: Option<PathBuf>,
     /// How models are loaded for trial.
     pub load_check: LoadCheckConfig,
+    /// Where models are kept as they are made ready for this machine.
+    pub model_cache: ModelCacheConfig,
     /// Whether requests are counted.
     pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero

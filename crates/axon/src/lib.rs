@@ -10,6 +10,7 @@ pub mod batcher;
 pub mod config;
 pub mod error;
 pub mod executor;
+pub mod import;
 pub mod load_check;
 pub mod metrics;
 pub mod model_config;
@@ -27,6 +28,7 @@ pub mod server;
 pub mod signature;
 pub mod simulation;
 pub mod stop;
+mod storage;
 
 /// The README's Rust is compiled with the tests.
 #[cfg(doctest)]

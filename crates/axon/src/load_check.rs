@@ -6,17 +6,19 @@
 //!
 //! The child is started as [`LoadCheckConfig::command`] followed by the model's file, the ONNX Runtime library (empty:
 //! look for it), the bytes of address space and the seconds of processor time that it may take. It limits itself, calls
-//! [`try_model`], prints a message and exits with an [`Outcome`]'s number. It guards against what a model does to ONNX
+//! [`try_model`], prints a message and exits with an [`Outcome`]'s number. The same child imports models for
+//! [`import`](crate::import), with a few arguments more. It guards against what a model does to ONNX
 //! Runtime by accident or for harm; it is no sandbox for code that a model brings in.
 
 mod record;
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::config::{Device, LoadCheckConfig, LoadCheckMode};
@@ -42,6 +44,9 @@ const MEMORY_FACTOR: u64 = 8;
 /// How often a child that has said its last word is looked at.
 const REAP_INTERVAL: Duration = Duration::from_millis(1);
 
+/// How often it is asked whether a child is to go on.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
 /// How a trial has ended, as the child's exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -53,6 +58,18 @@ pub enum Outcome {
     OutOfMemory = 11,
     /// The trial itself could not be made.
     Unable = 12,
+}
+
+impl Outcome {
+    /// How work in a child that failed with `error` ends.
+    #[must_use]
+    pub fn of(error: &Error) -> Self {
+        match error.kind() {
+            _ if is_out_of_memory(error) => Self::OutOfMemory,
+            ErrorKind::InvalidModel => Self::Refused,
+            _ => Self::Unable,
+        }
+    }
 }
 
 /// Loads the model at `path` and runs it once on made-up inputs; for a process of its own. Returns the outcome and what
@@ -96,15 +113,17 @@ pub fn check(path: &Path, library: Option<&Path>, device: Device, config: &LoadC
     }
     let outline = ModelFile::read(path)?;
     let records = Records::open(config.records.as_deref());
-    let key = record::key(path, &outline).map_err(|error| {
+    let key = records.key(path, &outline).map_err(|error| {
         Error::new(ErrorKind::InvalidModel, format!("cannot read the model's files: {error}"))
     })?;
     if config.mode == LoadCheckMode::First && records.contains(&key) {
         return Ok(());
     }
-    let trial = Trial::of(&outline, config);
+    let bytes = outline.size.saturating_add(outline.initializer_bytes);
+    let mut nothing_more = Errand { arguments: &[], trials: 1, bytes, goes_on: &mut || true };
+    let trial = Trial::of(bytes, config, 1);
     let started = Instant::now();
-    let end = trial.run(path, library, config)?;
+    let end = trial.run(path, library, config, &mut nothing_more)?;
     tracing::debug!(milliseconds = started.elapsed().as_millis(), status = %end.status, "loaded a model for trial");
     let is_elsewhere = device != Device::Cpu;
     match trial.judge(&end) {
@@ -118,18 +137,57 @@ pub fn check(path: &Path, library: Option<&Path>, device: Device, config: &LoadC
     }
 }
 
+/// What a child does with a model besides loading it for trial.
+pub(crate) struct Errand<'a> {
+    /// What it is told on top of a trial's arguments.
+    pub arguments: &'a [OsString],
+    /// It may take the time and the memory of so many trials.
+    pub trials: u32,
+    /// Bytes of the model and its tensors.
+    pub bytes: u64,
+    /// Asked again and again while it runs; it is killed when the answer is no.
+    pub goes_on: &'a mut dyn FnMut() -> bool,
+}
+
+/// Has a child run an errand with the model at `path`, under the limits that `config` has.
+///
+/// # Errors
+/// As [`check`], and [`ErrorKind::Cancelled`] when it was not to go on.
+pub(crate) fn run_errand(
+    path: &Path,
+    library: Option<&Path>,
+    config: &LoadCheckConfig,
+    mut errand: Errand<'_>,
+) -> Result<()> {
+    let trial = Trial::of(errand.bytes, config, errand.trials);
+    let end = trial.run(path, library, config, &mut errand)?;
+    if end.is_stopped { Err(Error::stopped()) } else { trial.judge(&end) }
+}
+
 /// How a child has ended.
 struct End {
     status: ExitStatus,
     message: String,
     /// It was stopped here because its time was over.
     is_late: bool,
+    /// It was stopped here because it was not to go on.
+    is_stopped: bool,
 }
 
 impl End {
     fn is(&self, outcome: Outcome) -> bool {
         self.status.code() == Some(outcome as i32)
     }
+}
+
+/// How the wait for a child has ended.
+enum Waited {
+    /// With the child; this is what it printed.
+    Ended(String),
+    /// Its time is over.
+    Late,
+    /// It is not to go on.
+    Stopped,
 }
 
 /// The limits of one trial.
@@ -139,16 +197,22 @@ struct Trial {
 }
 
 impl Trial {
-    fn of(outline: &ModelFile, config: &LoadCheckConfig) -> Self {
-        let bytes = outline.size.saturating_add(outline.initializer_bytes);
+    /// Those of `trials` trials of a model of `bytes`.
+    fn of(bytes: u64, config: &LoadCheckConfig, trials: u32) -> Self {
         let time = config.time.saturating_add(Duration::from_secs(bytes / BYTES_A_SECOND));
         let memory =
             config.memory.unwrap_or_else(|| BASE_MEMORY.saturating_add(bytes.saturating_mul(MEMORY_FACTOR)));
-        Self { time, memory }
+        Self { time: time.saturating_mul(trials), memory: memory.saturating_mul(trials.into()) }
     }
 
     /// Runs the child to its end, or to the limit of time.
-    fn run(&self, path: &Path, library: Option<&Path>, config: &LoadCheckConfig) -> Result<End> {
+    fn run(
+        &self,
+        path: &Path,
+        library: Option<&Path>,
+        config: &LoadCheckConfig,
+        errand: &mut Errand<'_>,
+    ) -> Result<End> {
         let Some((program, arguments)) = config.command.split_first() else {
             return Err(unable("no command is set for it"));
         };
@@ -159,6 +223,7 @@ impl Trial {
             .arg(path)
             .arg(library.unwrap_or(Path::new("")))
             .args([self.memory.to_string(), seconds.to_string()])
+            .args(errand.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -166,16 +231,19 @@ impl Trial {
             .process_group(0)
             .spawn()
             .map_err(unable)?;
-        let outcome = self.wait(&mut child);
+        let outcome = self.wait(&mut child, errand.goes_on);
         // Nothing is left to run, whatever has happened.
         let _ = child.kill();
         let status = child.wait().map_err(unable)?;
-        let (message, is_late) = outcome?;
-        Ok(End { status, message, is_late })
+        Ok(match outcome? {
+            Waited::Ended(message) => End { status, message, is_late: false, is_stopped: false },
+            Waited::Late => End { status, message: String::new(), is_late: true, is_stopped: false },
+            Waited::Stopped => End { status, message: String::new(), is_late: false, is_stopped: true },
+        })
     }
 
-    /// Waits until the child has ended or its time is over; returns what it printed, and whether the time is over.
-    fn wait(&self, child: &mut Child) -> Result<(String, bool)> {
+    /// Waits until the child has ended, its time is over, or it is not to go on.
+    fn wait(&self, child: &mut Child, goes_on: &mut dyn FnMut() -> bool) -> Result<Waited> {
         let end = Instant::now() + self.time;
         let (sender, printed) = channel();
         if let Some(output) = child.stdout.take() {
@@ -188,14 +256,27 @@ impl Trial {
             std::thread::Builder::new().name("axon-trial".to_owned()).spawn(read).map_err(unable)?;
         }
         // Its output ends when the child does; past the time nothing of it counts.
-        let bytes = printed.recv_timeout(self.time).unwrap_or_default();
+        let mut interval = WATCH_INTERVAL;
+        let bytes = loop {
+            match printed.recv_timeout(interval) {
+                Ok(bytes) => break bytes,
+                Err(RecvTimeoutError::Disconnected) => break Vec::new(),
+                Err(RecvTimeoutError::Timeout) if !goes_on() => return Ok(Waited::Stopped),
+                Err(RecvTimeoutError::Timeout) => {
+                    interval = WATCH_INTERVAL.min(end.saturating_duration_since(Instant::now()));
+                    if interval.is_zero() {
+                        return Ok(Waited::Late);
+                    }
+                }
+            }
+        };
         while child.try_wait().map_err(unable)?.is_none() {
             if Instant::now() >= end {
-                return Ok((String::new(), true));
+                return Ok(Waited::Late);
             }
             std::thread::sleep(REAP_INTERVAL);
         }
-        Ok((String::from_utf8_lossy(&bytes).into_owned(), false))
+        Ok(Waited::Ended(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// What a child's end says of the model.

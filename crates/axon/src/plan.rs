@@ -17,6 +17,8 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Batching, Device, ModelConfig, Profile};
 use crate::probe::{Findings, MAX_ROWS};
 
@@ -59,7 +61,7 @@ pub struct Split {
 }
 
 /// A split and what was measured of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Runs at once.
     pub instances: usize,
@@ -76,7 +78,7 @@ pub struct Candidate {
 }
 
 /// Why the plan is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Because {
     /// Several splits were tried, and the profile likes this one best.
     Measured(Profile),
@@ -115,7 +117,7 @@ impl fmt::Display for Because {
 }
 
 /// How a model is run, chosen at load.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Threads that run the model, each a batch at a time.
     pub instances: usize,

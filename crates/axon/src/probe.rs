@@ -10,6 +10,7 @@ mod inputs;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use synapse::{Tensor, concat_rows, split_rows};
 
 use crate::config::Batching;
@@ -38,7 +39,7 @@ const SLOW_RUN: Duration = Duration::from_millis(500);
 const WORTHWHILE: f64 = 0.95;
 
 /// Whether requests may share a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Batchable {
     /// Rows are independent. `bitwise` says that a row's answer is the same alone and in a batch, bit for bit; else
     /// it is within [`tolerance`].
@@ -72,7 +73,7 @@ impl fmt::Display for Batchable {
 }
 
 /// The time of one run of a number of rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurvePoint {
     /// Rows run together.
     pub rows: usize,
@@ -81,7 +82,7 @@ pub struct CurvePoint {
 }
 
 /// What the probe found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Findings {
     /// Whether requests may share a run.
     pub batchable: Batchable,
@@ -92,6 +93,7 @@ pub struct Findings {
     /// Bytes of the inputs and outputs of one row, of the size that was tried; 0 when it could not run it.
     pub bytes_of_row: usize,
     /// Inputs of one row that it was run on, or of what it takes instead; empty when it could not run it.
+    #[serde(skip)]
     pub sample: Vec<Tensor>,
     /// Why the probe could not run the model, if so. It is served all the same: real inputs may fit.
     pub not_run: Option<String>,
@@ -138,6 +140,19 @@ pub fn try_once(signature: &Signature, executor: &mut dyn Executor) -> Result<()
         last.is_ok()
     });
     if found { Ok(()) } else { last }
+}
+
+/// Inputs of different sizes and values that the model can be run on, to compare what two copies of it answer; none when
+/// it cannot be run on made-up inputs.
+pub fn samples(signature: &Signature, executor: &mut dyn Executor) -> Vec<Vec<Tensor>> {
+    let mut maker = InputMaker::new();
+    if !maker.find_runnable(signature, |inputs| executor.run(inputs).is_ok()) {
+        return Vec::new();
+    }
+    maker.find_magnitude(signature, |inputs| executor.run(inputs).is_ok());
+    let kinds = [(1, Fill::Random), (1, Fill::Extreme), (3, Fill::Moderate)];
+    let inputs = kinds.map(|(rows, fill)| maker.rows(signature, rows, fill));
+    inputs.into_iter().filter(|inputs| executor.run(inputs).is_ok()).collect()
 }
 
 /// Runs the model to find out: about thirty runs of one to four rows and 150 ms, for a slow model ten of one or two

@@ -17,6 +17,7 @@ mod follow;
 mod model;
 mod overrides;
 mod reaper;
+mod recall;
 mod scan;
 mod sequencer;
 mod source;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{ControlMode, Metrics, ServerConfig};
 use crate::error::{Error, Result};
+use crate::import::ModelCache;
 use crate::metrics::Registry;
 use crate::scheduler::Timer;
 use reaper::Reaper;
@@ -117,6 +119,8 @@ pub struct ModelRepository {
     turns: Turns,
     source: Source,
     config: ServerConfig,
+    /// What is kept of models from load to load.
+    cache: ModelCache,
     timer: Arc<Timer>,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
@@ -140,12 +144,15 @@ impl ModelRepository {
                 table.begin(&first.name, versions)?;
             }
         }
+        let library = config.runtime_library.as_deref();
+        let cache = ModelCache::open(&config.model_cache, &config.load_check, library);
         let repository = Self {
             table,
             turns: Turns::default(),
             source,
             metrics: Registry::new(config.metrics == Metrics::On),
             config,
+            cache,
             timer: Timer::start()?,
             loads: AtomicU64::new(0),
             reaper: Reaper::start()?,
@@ -226,6 +233,7 @@ impl ModelRepository {
     /// wait for all together.
     pub fn close(&self, limit: Duration) {
         self.turns.close();
+        self.cache.close();
         let end = Instant::now() + limit;
         for model in self.table.close() {
             model.close(end.saturating_duration_since(Instant::now()));

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from axon import _axon
+from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
 from axon.cli.parser import bounded
-from axon.config import Loading
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def add_to(commands: Commands) -> None:
         help="time between two looks in mode poll; 0 leaves it to the system to tell of changes (default: 15)",
     )
     _add_load_check(parser)
+    add_cache_options(parser, may_be_off=True)
     parser.add_argument(
         "--load-model",
         action="append",
@@ -95,6 +97,21 @@ def add_to(commands: Commands) -> None:
         default="warn",
         help="least urgent messages on standard error (default: warn)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="how messages are written: a line of text or a JSON object each (default: text)",
+    )
+    parser.add_argument(
+        "--access-log",
+        type=_access_log,
+        default="off",
+        metavar="off|errors|RATIO",
+        help="which requests have a line in the log, whatever the level: none, those that are refused or fail, or "
+        "these and a share of the others, 0 to 1 (default: off)",
+    )
+    _add_tracing(parser)
     add_model_options(parser)
     parser.set_defaults(run=_run)
 
@@ -139,6 +156,39 @@ def _add_load_check(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tracing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="OpenTelemetry collector that traces are sent to, such as http://127.0.0.1:4318 "
+        "(default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)",
+    )
+    parser.add_argument(
+        "--otlp-protocol",
+        choices=["http/protobuf", "grpc"],
+        help="how the collector is spoken to (default: what OTEL_EXPORTER_OTLP_PROTOCOL says, else http/protobuf)",
+    )
+    parser.add_argument(
+        "--trace-ratio",
+        type=bounded(float, "a number", 0, 1),
+        default=1.0,
+        metavar="RATIO",
+        help="share of requests that are traced whose callers do not say, 0 to 1 (default: 1)",
+    )
+    parser.add_argument(
+        "--trace-slow-ms",
+        type=bounded(int, "an integer", 1, _DAY_S * 1000),
+        metavar="MILLISECONDS",
+        help="requests that take so long are traced whatever the ratio (default: none)",
+    )
+
+
+def _access_log(text: str) -> str:
+    if text not in {"off", "errors"}:
+        bounded(float, "off, errors or a number", 0.0, 1.0)(text)
+    return text
+
+
 def _run(chosen: argparse.Namespace) -> int:
     host = "127.0.0.1" if chosen.host == "localhost" else chosen.host
     try:
@@ -148,7 +198,8 @@ def _run(chosen: argparse.Namespace) -> int:
         return 2
     # The native server has its own handlers, which would otherwise run Python's after themselves.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    loading = Loading(
+    loading = replace(
+        cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
@@ -170,6 +221,12 @@ def _run(chosen: argparse.Namespace) -> int:
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,
                 "log_level": chosen.log_level,
+                "log_format": chosen.log_format,
+                "access_log": chosen.access_log,
+                "otlp_endpoint": chosen.otlp_endpoint,
+                "otlp_protocol": chosen.otlp_protocol,
+                "trace_ratio": chosen.trace_ratio,
+                "trace_slow_ms": chosen.trace_slow_ms,
             },
             native,
         )

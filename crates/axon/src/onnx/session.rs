@@ -47,7 +47,30 @@ impl Session {
     /// [`ErrorKind::InvalidModel`] when ONNX Runtime refuses the file, when an input or output is not a tensor of a
     /// type that the protocol has, or when the device's execution provider is not there.
     pub fn load(path: &Path, options: SessionOptions) -> Result<Arc<Self>> {
-        let session = build(path, options).map_err(|error| {
+        Self::commit(path, options, &Graph::AsExported)
+    }
+
+    /// Loads the model file at `path` and writes what was made of it to `graph`: the graph as it was optimised for this
+    /// processor, and in the file `weights` beside it the large tensors, each at a whole page, and what the kernels
+    /// have packed for themselves.
+    ///
+    /// # Errors
+    /// As [`Session::load`], and when a file cannot be written.
+    pub fn save(path: &Path, options: SessionOptions, graph: &Path, weights: &str) -> Result<Arc<Self>> {
+        Self::commit(path, options, &Graph::Saved { graph, weights })
+    }
+
+    /// Loads what [`Session::save`] has written, with the same device, library and processor: nothing is left to
+    /// optimise, and the tensors are mapped and not read.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub fn load_saved(graph: &Path, options: SessionOptions) -> Result<Arc<Self>> {
+        Self::commit(graph, options, &Graph::Optimised)
+    }
+
+    fn commit(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> Result<Arc<Self>> {
+        let session = build(path, options, graph).map_err(|error| {
             let message = sanitize(&error.to_string());
             Error::new(ErrorKind::InvalidModel, format!("ONNX Runtime cannot load the model: {message}"))
                 .with_source(error)
@@ -71,7 +94,24 @@ impl Session {
     }
 }
 
-fn build(path: &Path, options: SessionOptions) -> ort::Result<ort::session::Session> {
+/// What is done with the graph of a model file.
+enum Graph<'a> {
+    /// It is optimised.
+    AsExported,
+    /// It is optimised and written, with its tensors in a file of this name beside it.
+    Saved { graph: &'a Path, weights: &'a str },
+    /// It was optimised before.
+    Optimised,
+}
+
+/// Tensors of fewer bytes stay in the graph's file. **Source:** ONNX Runtime's own default.
+const LEAST_EXTERNAL_BYTES: &str = "1024";
+
+fn build(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> ort::Result<ort::session::Session> {
+    let level = match graph {
+        Graph::AsExported | Graph::Saved { .. } => GraphOptimizationLevel::All,
+        Graph::Optimised => GraphOptimizationLevel::Disable,
+    };
     let provider = match options.device {
         Device::Cpu => ep::CPU::default().with_arena_allocator(options.arena).build(),
         Device::Cuda => ep::CUDA::default().build(),
@@ -79,7 +119,7 @@ fn build(path: &Path, options: SessionOptions) -> ort::Result<ort::session::Sess
     // Named explicitly and failing loudly: without either, ONNX Runtime picks a provider or falls back in silence.
     let builder = SessionBuilder::new()?
         .with_execution_providers([provider.error_on_failure()])?
-        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_optimization_level(level)?
         .with_intra_threads(options.threads)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
@@ -90,6 +130,17 @@ fn build(path: &Path, options: SessionOptions) -> ort::Result<ort::session::Sess
         Device::Cpu => builder,
         Device::Cuda => builder.with_disable_cpu_fallback()?,
     };
+    if let Graph::Saved { graph, weights } = graph {
+        // **Source:** onnxruntime_session_options_config_keys.h.
+        builder = builder
+            .with_optimized_model_path(graph)?
+            .with_config_entry("session.optimized_model_external_initializers_file_name", weights)?
+            .with_config_entry(
+                "session.optimized_model_external_initializers_min_size_in_bytes",
+                LEAST_EXTERNAL_BYTES,
+            )?
+            .with_config_entry("session.save_external_prepacked_constant_initializers", "1")?;
+    }
     builder.commit_from_file(path)
 }
 

@@ -108,7 +108,7 @@ impl ModelRepository {
             load_library(library)?;
             load_check::check(path, library, self.config.model.device, &self.config.load_check)?;
         }
-        let mut model = Model::load(found, &self.config.model, &self.timer)?;
+        let mut model = Model::load(found, &self.config.model, &self.cache, &self.timer)?;
         let place = Place { name: name.clone(), version: *version, generation };
         model.depart_by(|scheduler| self.reaper.departure(&self.table, place, scheduler));
         tracing::info!(

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::reaper::Departure;
+use super::recall;
 use super::scan::Found;
 use super::sequencer::{Sequencer, Slots};
 use super::ticket::{Place, Ticket};
-use crate::config::{Batching, MAX_TIMEOUT, ModelConfig, granted_cores};
+use crate::config::{Batching, MAX_TIMEOUT, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Arranged, Executor, Identity};
+use crate::import::ModelCache;
 use crate::metrics::{ModelMetrics, ModelStatistics};
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
-use crate::onnx::{ModelFile, Session, SessionOptions};
-use crate::plan::{Lab, Load, Observed, Plan, Question, choose, reconsider};
-use crate::probe::{Batchable, CurvePoint, Findings, probe};
+use crate::onnx::{ModelFile, SessionOptions};
+use crate::plan::{Load, Observed, Plan, reconsider};
+use crate::probe::{Batchable, CurvePoint, Findings};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
 use crate::scheduler::{Limits, Output, Replan, Rules, Scheduler, SchedulerConfig, Timer};
 use crate::signature::Signature;
@@ -52,42 +54,32 @@ struct Prepared {
     /// The name of its file; empty without one.
     file_name: String,
     executors: Vec<Box<dyn Executor>>,
+    /// Forgets what was measured, when it is no longer so.
+    forget: Box<dyn Fn() + Send>,
 }
 
 impl Prepared {
     /// Reads and probes a model file.
-    fn onnx(found: &Found, path: &Path, config: &ModelConfig) -> Result<Self> {
+    fn onnx(found: &Found, path: &Path, config: &ModelConfig, cache: &ModelCache) -> Result<Self> {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
-        let load = |threads| Session::load(path, SessionOptions { device: config.device, threads, arena });
+        let located = cache.locate(path, &outline, config.device);
+        let load = |threads| located.load(SessionOptions { device: config.device, threads, arena });
         let started = Instant::now();
         let session = load(1)?;
         let cost = Load { duration: started.elapsed(), bytes: outline.size };
         let fit = found.configuration.fit(session.signature())?;
-        let mut findings = probe(session.signature(), &mut Arc::clone(&session), config.batching);
-        if let Some(reason) = &findings.not_run {
-            tracing::warn!(
-                model = found.name,
-                version = found.version,
-                "the model failed on made-up inputs, so it is not batched: {reason}"
-            );
-        }
-        if !fit.may_batch && findings.batchable.shares_runs() {
-            findings.batchable = Batchable::No("its configuration says max_batch_size 0".to_owned());
-        }
-        warn_of_insistence(found, &findings, config.batching);
-        let question = Question {
-            config,
-            findings: &findings,
-            max_rows: fit.max_batch_size,
-            arena,
-            cores: granted_cores(),
-        };
-        let mut lab = Lab::new(session, cost, &findings.sample, load);
-        let plan = choose(&question, &mut lab);
-        let sessions = lab.into_executors(plan.split())?;
-        // Only the trials need it.
-        findings.sample = Vec::new();
+        let question = recall::question(config, &fit, arena);
+        let known = recall::known(&located, &question, &session, load).map_or_else(
+            || {
+                let known = recall::measure(found, config, &fit, (session, cost, arena), load)?;
+                recall::remember(&located, &question, &known.0, &known.1);
+                Ok(known)
+            },
+            Ok,
+        );
+        let (findings, plan, sessions) = known?;
+        located.want();
         let layout = fit.layout.clone().map(Arc::new);
         let executor = |session| match &layout {
             Some(layout) => Box::new(Arranged::new(session, Arc::clone(layout))) as Box<dyn Executor>,
@@ -95,7 +87,8 @@ impl Prepared {
         };
         let executors = sessions.into_iter().map(executor).collect();
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { outline: Some(outline), fit, findings, plan, file_name, executors })
+        let forget = Box::new(located.forgetting());
+        Ok(Self { outline: Some(outline), fit, findings, plan, file_name, executors, forget })
     }
 
     /// The test backend: its instances only wait, so that they are as many as is configured, whatever the cores.
@@ -118,26 +111,27 @@ impl Prepared {
         let plan = Plan::waiting(configuration.instances(), fit.max_batch_size.unwrap_or(NonZeroUsize::MIN));
         let executors =
             (0..plan.instances).map(|_| Box::new(Identity::new(delay)) as Box<dyn Executor>).collect();
-        Ok(Self { outline: None, fit, findings, plan, file_name: String::new(), executors })
+        let (file_name, forget) = (String::new(), Box::new(|| ()));
+        Ok(Self { outline: None, fit, findings, plan, file_name, executors, forget })
     }
 }
 
 impl Model {
-    /// Loads what was found, probes it and starts its instances.
+    /// Loads what was found, probes it and starts its instances. What is known of it in `cache` is not found out again.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served.
-    pub fn load(found: &Found, config: &ModelConfig, timer: &Arc<Timer>) -> Result<Self> {
+    pub fn load(found: &Found, config: &ModelConfig, cache: &ModelCache, timer: &Arc<Timer>) -> Result<Self> {
         let (path, configuration) = (found.path.clone()?, &found.configuration);
         configuration.check_device(config.device)?;
         let stateful = configuration.sequence().cloned();
         let config = configured(config, configuration);
         let labels = read_labels_of(found)?;
         let prepared = match configuration.backend() {
-            Backend::OnnxRuntime => Prepared::onnx(found, &path, &config)?,
+            Backend::OnnxRuntime => Prepared::onnx(found, &path, &config, cache)?,
             Backend::Identity => Prepared::identity(found)?,
         };
-        let Prepared { outline, fit, findings, plan, file_name, executors } = prepared;
+        let Prepared { outline, fit, findings, plan, file_name, executors, forget } = prepared;
         let is_batched = fit.may_batch;
         let chosen = Chosen {
             name: &found.name,
@@ -156,7 +150,7 @@ impl Model {
         warn_of_target(found, &config, &findings);
         // Requests of a sequence have places that were laid out for the plan.
         let may_replan = stateful.is_none() && configuration.backend() == Backend::OnnxRuntime;
-        let replan = may_replan.then(|| replan(&found.name, plan.clone()));
+        let replan = may_replan.then(|| replan(&found.name, plan.clone(), forget));
         let scheduler_config = SchedulerConfig { rules, replan };
         let statistics = Arc::new(ModelStatistics::default());
         let scheduler = Scheduler::start(
@@ -414,11 +408,14 @@ fn rules(limits: Limits, findings: &Findings, configuration: &ModelConfiguration
 }
 
 /// Changes the rows of batches where learned run times have left the plan; instances and threads wait for a load.
-fn replan(name: &str, mut plan: Plan) -> Replan {
+fn replan(name: &str, mut plan: Plan, forget: Box<dyn Fn() + Send>) -> Replan {
     let name = name.to_owned();
     Box::new(move |estimator, batches, age| {
         let predict = |rows| estimator.predict(rows);
         let change = reconsider(&plan, &Observed { predict: &predict, batches, age })?;
+        if change.is_split_stale {
+            forget();
+        }
         let (before, rows) = (plan.max_batch_rows, change.max_batch_rows);
         tracing::info!(
             model = name,
@@ -449,7 +446,7 @@ fn warn_of_target(found: &Found, config: &ModelConfig, findings: &Findings) {
 }
 
 /// Says what an owner who insists on batches must know: what they cost, or that there are none.
-fn warn_of_insistence(found: &Found, findings: &Findings, batching: Batching) {
+pub(super) fn warn_of_insistence(found: &Found, findings: &Findings, batching: Batching) {
     let Found { name: model, version, .. } = found;
     match &findings.batchable {
         Batchable::Insisted(reason) => tracing::warn!(

@@ -4,7 +4,7 @@
 //! n requests is run at most 2n - 1 times: a half is run once, and there are no more halves than that.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,10 @@ use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Run};
 use crate::metrics::{Phases, SlowRequest};
-use crate::request::Timing;
+use crate::request::{BatchRun, Timing};
+
+/// Counts the runs of this process, so that each has an id of its own.
+static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// Pulls and runs batches until the scheduler closes.
 pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor>) {
@@ -155,7 +158,9 @@ impl Instance<'_> {
         let outputs = outcome.and_then(|outputs| split_outputs(requests, outputs));
         let phases = Phases { input, infer, output: ended.elapsed() };
         self.shared.statistics.add_execution(rows, phases);
-        let timing = Timing { compute: infer, batch_rows: rows, ..Timing::default() };
+        let id = RUNS.fetch_add(1, Ordering::Relaxed);
+        let run = BatchRun { id, requests: requests.len(), started, input, output: phases.output };
+        let timing = Timing { compute: infer, batch_rows: rows, run: Some(run), ..Timing::default() };
         Ok(Ran { outputs: outputs?, timing, phases, started })
     }
 
