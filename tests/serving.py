@@ -131,7 +131,7 @@ def serving(path: str | Path, *options: str, **settings: Any) -> Iterator[Server
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "stderr")
-        command = [AXON, "serve", path, "--http-port", "0", "--grpc-port", "0", *options]
+        command = [AXON, "serve", path, "--http-port", "0", "--metrics-port", "0", "--grpc-port", "0", *options]
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, **settings

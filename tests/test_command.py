@@ -102,7 +102,9 @@ def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_option(
 ) -> None:
     """B-123."""
     for value in values:
-        assert option in refused(run_axon("serve", digits, "--http-port=0", "--grpc-port=0", f"{option}={value}"))
+        assert option in refused(
+            run_axon("serve", digits, "--http-port=0", "--metrics-port=0", "--grpc-port=0", f"{option}={value}")
+        )
 
 
 def test_a_port_in_use_is_refused(digits: Path) -> None:
@@ -132,7 +134,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def test_an_address_of_another_host_is_refused(digits: Path) -> None:
     """B-123. **Source:** RFC 5737: 192.0.2.0/24 is nobody's."""
-    end = run_axon("serve", digits, "--http-port=0", "--grpc-port=0", "--host=192.0.2.1")
+    end = run_axon("serve", digits, "--http-port=0", "--metrics-port=0", "--grpc-port=0", "--host=192.0.2.1")
     assert refused(end) == "cannot listen on 192.0.2.1:0: this host does not have the address"
     assert end.stderr.endswith("hint: choose another with --host\n")
 
@@ -154,7 +156,9 @@ def test_a_model_that_cannot_be_served_is_told_once(
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)
-    end = run_axon(command, path, *(["--http-port=0", "--grpc-port=0"] if command == "serve" else []))
+    end = run_axon(
+        command, path, *(["--http-port=0", "--metrics-port=0", "--grpc-port=0"] if command == "serve" else [])
+    )
     assert (end.returncode, end.stdout) == (1, "")
     assert re.fullmatch(rf"axon {command}: {problem}", end.stderr.splitlines()[0])
     # A cause and a hint may follow, each on a line of its own.
@@ -369,7 +373,7 @@ def test_serve_needs_no_standard_streams(digits: Path, closed: str) -> None:
         "-c",
         f'exec "$@" {closed}',
         "sh",
-        *map(str, (AXON, "serve", digits, "--http-port=0", "--no-grpc")),
+        *map(str, (AXON, "serve", digits, "--http-port=0", "--metrics=off", "--no-grpc")),
     ]
     with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:

@@ -129,12 +129,39 @@ def test_the_page_has_two_names(server: Server) -> None:
 
 def test_the_numbers_move_under_load(server: Server) -> None:
     with dashboard(server) as page, load_on(server):
-        rate = "Number(document.querySelectorAll('.figures dd')[1].textContent.replaceAll(',', ''))"
+        rate = f"Number({figure(1)}.replaceAll(',', ''))"
         page.wait_for(f"{rate} > 1")
         before = page.ask(rate)
         page.wait_for(f"{rate} !== {before}")
         assert float(cell(page, "digits", "Rows a batch")) >= 1
         assert cell(page, "echo", "Requests/s") == "0.00"
+        page.wait_for(f"{figure(2)}.endsWith('s') && {figure(3)}.endsWith('s')")
+        assert cell(page, "digits", "p99").endswith("s")
+        assert cell(page, "echo", "p99") == "\N{EN DASH}"
+
+
+def figure(number: int) -> str:
+    return f"document.querySelectorAll('.figures dd')[{number}].textContent"
+
+
+def test_the_heat_map_is_drawn_and_can_be_read_without_seeing_it(server: Server) -> None:
+    with dashboard(server) as page, load_on(server):
+        page.wait_for("document.querySelector('canvas:not([hidden])') !== null")
+        canvas = "document.querySelector('canvas')"
+        drawn = f"{canvas}.getContext('2d').getImageData(64, 0, 890, 210).data.some((value) => value > 0)"
+        page.wait_for(drawn)
+        assert "minutes: " in page.ask(f"{canvas}.getAttribute('aria-label')")
+        page.ask(f"{canvas}.focus()")
+        told = f"{canvas}.nextElementSibling.textContent"
+        assert page.ask(told).startswith("Darker where")
+        page.press("ArrowLeft", 37)
+        newest = page.ask(told)
+        assert " requests · p50" in newest or "0 requests" in newest
+        page.press("Home", 36)
+        assert "0 requests" in page.ask(told)
+        page.ask("document.querySelector('canvas ~ details').open = true")
+        page.wait_for("document.querySelectorAll('canvas ~ details tbody tr').length === 60")
+        page.wait_for("document.querySelector('canvas ~ details').innerText.includes('p99 ≤')")
 
 
 def test_a_model_shows_what_it_takes_and_what_was_learned(server: Server) -> None:
@@ -331,6 +358,39 @@ def test_models_are_loaded_and_unloaded_where_that_is_allowed(folder: Path) -> N
         with pytest.raises(urllib.error.HTTPError):
             post(server, "v2/models/digits/generate", {"pixels": [0] * 64})
         page.problems.clear()
+
+
+def test_what_is_kept_in_memory_is_shown_where_it_has_a_limit(server: Server) -> None:
+    """The documents are made up: what is kept depends on a clock of hours."""
+    row = {"state": "READY", "requests_per_second": 2.5, "reload_s": 1.5, "idle_s": 61.0, "reason": None}
+    rows = [
+        {**row, "name": "small", "bytes": 1 << 20, "score": 1e-7, "pinned": False, "state": "ABSENT"},
+        {**row, "name": "large", "bytes": 3 << 20, "score": 4e-5, "pinned": True},
+    ]
+    residency = {"budget_bytes": 4 << 20, "charged_bytes": 3 << 20, "evictions": 5, "models": rows}
+    replace = f"""
+        const real = fetch;
+        window.fetch = async (url, options) => {{
+          if (String(url).endsWith("/v2/residency")) return new Response(JSON.stringify({json.dumps(residency)}));
+          const answer = await real(url, options);
+          if (!String(url).endsWith("/v2/axon/overview")) return answer;
+          const overview = await answer.json();
+          overview.server.control = "auto";
+          return new Response(JSON.stringify(overview));
+        }};"""
+    with browsing() as page:
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=replace)
+        page.open(f"http://{server.address}/")
+        block = "document.querySelector('#section-memory').parentElement"
+        page.wait_for(f"{LISTED} && !{block}.hidden")
+        assert "3.00 MiB of 4.00 MiB are used. Models were evicted 5 times." in page.ask(f"{block}.innerText")
+        # What is loaded comes first.
+        names = page.ask(f"[...{block}.querySelectorAll('tbody tr')].map((row) => row.cells[0].textContent)")
+        assert names == ["large", "small"]
+        assert "ready, pinned" in page.ask(f"{block}.innerText")
+        buttons = page.ask(f"[...{block}.querySelectorAll('button')].map((button) => button.ariaLabel)")
+        assert buttons == ["Load now large", "Unpin large", "Load now small", "Pin small"]
+        assert page.problems == []
 
 
 def test_a_server_that_is_gone_is_told(digits: Path) -> None:

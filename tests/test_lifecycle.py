@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Command: TypeAlias = "list[str | Path]"
 
-#: For HTTP and for gRPC.
-PORTS: Final = 2
+#: For HTTP, for gRPC and for metrics.
+PORTS: Final = 3
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 READY: Final = re.compile(r"ready at http://127\.0\.0\.1:(\d+) and grpc://127\.0\.0\.1:\d+ in ")
@@ -135,7 +135,7 @@ def running(command: Command, path: Path, *options: str, ready: bool = True, **s
     settings = {"stdout": subprocess.PIPE, **settings}
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, path, "--http-port", "0", "--grpc-port", "0", *options],
+            [*command, path, "--http-port", "0", "--metrics-port", "0", "--grpc-port", "0", *options],
             stdin=subprocess.DEVNULL,
             stderr=stderr,
             text=True,
@@ -393,7 +393,7 @@ def test_a_lone_model_that_cannot_be_served_ends_it_with_the_reason(
     path = tmp_path / "broken.onnx"
     if content is not None:
         path.write_bytes(content)
-    ended = finish(command, path, "--http-port", "0", "--grpc-port", "0", "--log-level", "off")
+    ended = finish(command, path, "--http-port", "0", "--metrics-port", "0", "--grpc-port", "0", "--log-level", "off")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert reason in ended.stderr
     assert ended.stderr.count("\n") <= 3, "the reason, and perhaps a hint"
@@ -454,7 +454,18 @@ def test_the_binary_says_what_to_do_when_the_library_is_not_there(
     variables = environment(VIRTUAL_ENV=None, CONDA_PREFIX=None, ORT_DYLIB_PATH=place)
     path = save(mlp(), tmp_path / "models" / "mlp.onnx")
     ended = finish(
-        lonely_binary, path, "--http-port", "0", "--grpc-port", "0", "--log-level", "off", env=variables, cwd=tmp_path
+        lonely_binary,
+        path,
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--log-level",
+        "off",
+        env=variables,
+        cwd=tmp_path,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     assert (place or "libonnxruntime.so") in ended.stderr

@@ -70,7 +70,7 @@ def test_the_oldest_runtime_answers_as_the_newest(oldest_library: Path, save_mod
 
 def test_a_provider_that_is_not_there_is_refused_and_never_replaced(digits: Path) -> None:
     """The CPU wheel has no CUDA provider: the load fails, by name, and nothing runs on the CPU instead."""
-    for command in (["serve", "--http-port=0", "--grpc-port=0"], ["inspect"]):
+    for command in (["serve", "--http-port=0", "--metrics-port=0", "--grpc-port=0"], ["inspect"]):
         end = run_axon(*command, "--device=cuda", digits)
         assert (end.returncode, end.stdout) == (1, "")
         assert "CUDA" in end.stderr

@@ -233,7 +233,7 @@ def test_a_bomb_of_a_kilobyte_is_refused_in_under_a_second_without_a_trial(tmp_p
     assert bomb.ByteSize() < 2048
     path = tmp_path / "bomb.onnx"
     path.write_bytes(bomb.SerializeToString())
-    ended = run_axon("serve", path, "--http-port", "0", "--no-grpc", "--load-check", "off")
+    ended = run_axon("serve", path, "--http-port", "0", "--metrics-port", "0", "--no-grpc", "--load-check", "off")
     assert ended.returncode == 1
     assert "nodes after inlining" in ended.stderr
 
@@ -269,6 +269,8 @@ def test_a_model_that_is_refused_is_not_noted(tmp_path: Path) -> None:
         "serve",
         path,
         "--http-port",
+        "0",
+        "--metrics-port",
         "0",
         "--no-grpc",
         "--load-check-secs",

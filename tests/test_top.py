@@ -79,6 +79,32 @@ def test_the_overview_counts_what_was_asked(server: Server) -> None:
     assert overview["server"]["control"] == "none"
 
 
+def test_latencies_are_those_of_what_was_answered(server: Server) -> None:
+    for _ in range(20):
+        fetch(server, "v2/models/digits/generate", ROW)
+    # The counters are looked at once a second.
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        overview = fetch(server, "v2/axon/overview")
+        latency, model = overview["latency"], digits_of(overview)
+        if answered(latency) == model["requests"]:
+            break
+        assert time.monotonic() < deadline, overview
+        time.sleep(0.05)
+    assert model["requests"] >= 20
+    assert {len(slot["counts"]) for slot in latency["slots"]} == {len(latency["bounds_ms"]) + 1}
+    assert [slot["start_ms"] for slot in latency["slots"]] == sorted(slot["start_ms"] for slot in latency["slots"])
+    assert 0 < latency["p50_ms"] <= latency["p99_ms"]
+    # Nothing but digits was asked.
+    assert (model["p50_ms"], model["p99_ms"]) == (latency["p50_ms"], latency["p99_ms"])
+    recent = fetch(server, "v2/models/digits/recent")
+    assert answered(recent["latency"]) == model["requests"]
+
+
+def answered(latency: dict[str, Any]) -> int:
+    return sum(sum(slot["counts"]) for slot in latency["slots"])
+
+
 def test_what_is_slow_is_told_with_its_stages(server: Server) -> None:
     fetch(server, "v2/models/digits/generate", ROW)
     recent = wait_for(server, "v2/models/digits/recent", "batches")
@@ -184,10 +210,16 @@ def overview_of(*models: dict[str, Any], counts: list[int] | None = None) -> dic
     }
     slots = [{"start_ms": 0, "counts": counts or [0, 0, 0]}]
     return {
-        "server": {"name": "axon", "version": "1", "ready": True, "not_ready_because": None, "uptime_s": 3661.0},
+        "server": {
+            "name": "axon",
+            "version": "1",
+            "ready": True,
+            "not_ready_because": None,
+            "uptime_s": 3661.0,
+            "control": "none",
+        },
         "models": [{**ready, **model} for model in models],
         "latency": {"slot_s": 10, "bounds_ms": [1.0, 2.0], "slots": slots, "p50_ms": 1.0, "p99_ms": None},
-        "residency": None,
     }
 
 
@@ -232,6 +264,14 @@ def test_a_small_screen_names_how_many_are_left_out() -> None:
     text = printed(overview, height=20)
     assert "and 18 more" in text
     assert len(text.splitlines()) <= 20
+
+
+def test_memory_is_told_where_it_has_a_limit() -> None:
+    models = [{"state": "READY"}, {"state": "ABSENT"}]
+    residency = {"budget_bytes": 4 << 20, "charged_bytes": 3 << 20, "evictions": 5, "models": models}
+    told = "memory: 3.0 MiB of 4.0 MiB, 1 of 2 models loaded, 5 evictions"
+    assert told in printed({**overview_of({"name": "m"}), "residency": residency})
+    assert "memory" not in printed({**overview_of({"name": "m"}), "residency": {**residency, "budget_bytes": None}})
 
 
 def test_the_heat_map_is_darker_where_more_were_answered() -> None:

@@ -146,7 +146,9 @@ def over_http(
     """Start what is asked over HTTP: one server for each model, and the bare one."""
     if wanted.isdisjoint({"http-floor", "http-binary", "http-json"}):
         return
-    server = stack.enter_context(Server([programs.server, question.model, "--http-port", "0", "--grpc-port", "0"]))
+    server = stack.enter_context(
+        Server([programs.server, question.model, "--http-port", "0", "--metrics-port", "0", "--grpc-port", "0"])
+    )
     # Right answers first. The bare server reads what the binary request sends and answers as many bytes.
     length = question.check_binary(server.address)
     question.check_json(server.address)

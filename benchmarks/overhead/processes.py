@@ -23,6 +23,7 @@ __all__ = ["HERE", "ROOT", "BenchError", "Process", "Server", "Worker", "environ
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent
 READY: Final = re.compile(r"ready at http://(\S+:\d+)")
+GRPC: Final = re.compile(r" and grpc://(\S+:\d+)")
 PATIENCE_S: Final = 20.0
 
 
@@ -107,14 +108,17 @@ class Server(Process):
 
     Attributes:
         address: Its `host:port`.
+        grpc_address: The same for gRPC; empty where it has none.
         ready_s: Seconds from just before its start to the line that says it is ready.
     """
 
     def __init__(self, command: Sequence[str | Path]) -> None:
         """Start it and wait until it is ready."""
         super().__init__(command)
-        while not (match := READY.search(self.read_line())):
+        while not (match := READY.search(line := self.read_line())):
             pass
+        grpc = GRPC.search(line)
+        self.grpc_address = grpc[1] if grpc else ""
         self.ready_s = time.perf_counter() - self.started
         self.address = match[1]
 

@@ -48,7 +48,7 @@ def measure_startup(
     measured: dict[str, dict[str, list[Any]]] = {way: {"ready_s": [], "memory_mib": []} for way in commands}
     for run in range(RUNS):
         for way, command in commands.items():
-            with Server([*command, "--http-port", "0", "--grpc-port", "0"]) as started:
+            with Server([*command, "--http-port", "0", "--metrics-port", "0", "--grpc-port", "0"]) as started:
                 measured[way]["ready_s"].append(started.ready_s)
                 check_ready(started.address)
                 if run == 0:

@@ -54,7 +54,19 @@ def serving(*options: str) -> Iterator[tuple[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "slow" / "1").mkdir(parents=True)
         (Path(folder) / "slow" / "model.toml").write_text(MODEL)
-        command = [str(AXON), "serve", folder, "--http-port", "0", "--no-grpc", "--log-level", "error", *options]
+        command = [
+            str(AXON),
+            "serve",
+            folder,
+            "--http-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--no-grpc",
+            "--log-level",
+            "error",
+            *options,
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             lines: Iterator[str] = iter(process.stdout or ())
             found = next(filter(None, (re.search(r"ready at http://(\S+)", line) for line in lines)), None)

@@ -168,12 +168,11 @@ def main() -> None:
             folder / "identity.onnx",
             "--http-port",
             "0",
+            "--metrics-port",
+            "0",
         ]
         server = stack.enter_context(Server([*command, "--grpc-port", "0"]))
-        sockets = psutil.Process(server.pid).connections("tcp")
-        ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
-        (grpc_port,) = ports - {int(server.address.rsplit(":", 1)[1])}
-        made = cells(folder, load, server, f"127.0.0.1:{grpc_port}", stack)
+        made = cells(folder, load, server, server.grpc_address, stack)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
             for cell in made:

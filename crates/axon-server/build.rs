@@ -38,5 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     config.compile_fds(files)?;
+    // Not a service: reflection does not tell of it.
+    prost_build::Config::new().compile_fds(protox::compile(["metrics.proto"], [&root])?)?;
+    // Sent to collectors, not served: reflection does not tell of it.
+    config.compile_fds(protox::compile(["otlp.proto"], [&root])?)?;
     Ok(())
 }

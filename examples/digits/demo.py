@@ -57,9 +57,8 @@ def axon_serve(model: Path) -> Iterator[str]:
         output, log = Path(folder, "stdout"), Path(folder, "stderr")
         with output.open("wb") as stdout, log.open("wb") as stderr:
             axon = str(Path(sys.executable).with_name("axon"))
-            server = subprocess.Popen(
-                [axon, "serve", model, "--http-port", "0", "--grpc-port", "0"], stdout=stdout, stderr=stderr
-            )
+            ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+            server = subprocess.Popen([axon, "serve", model, *ports], stdout=stdout, stderr=stderr)
         try:
             yield wait_until_ready(server, output)
         except (DemoError, OSError, HTTPException) as error:

@@ -1,6 +1,7 @@
 # The native module. Private: its users are the modules of the package.
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Never, TypeAlias, TypedDict, final
 
 __all__ = [
@@ -29,11 +30,13 @@ class NativeConfig(TypedDict):
     latency_target_s: float | None
     batching: str
     instances: int | None
+    lanes: int | None
     profile: str
     device: str
     runtime_library: str | None
     control: str
     load_models: list[str]
+    memory_budget: int | None
     repository_poll_s: int
     load_check: str
     load_check_s: int
@@ -48,10 +51,18 @@ class NativeServe(TypedDict):
     host: str
     http_port: int
     grpc_port: int | None
+    metrics_port: int
+    metrics: str
     max_request_bytes: int
     allow_client_shm: bool
     compat: str
     log_level: str
+    log_format: str
+    access_log: str
+    otlp_endpoint: str | None
+    otlp_protocol: str | None
+    trace_ratio: float
+    trace_slow_ms: int | None
 
 class NativeReplay(TypedDict):
     arrivals: list[float]
@@ -125,6 +136,9 @@ class Server:
 
 def check_load(arguments: list[str]) -> Never: ...
 def close_all() -> None: ...
+def examine(
+    path: str, config: NativeConfig, loads: bool
+) -> list[tuple[str, int | None, Path, int, str | None, str | None, list[str]]]: ...
 def serve(options: NativeServe, config: NativeConfig) -> None: ...
 def runtime_version() -> str | None: ...
 def simulate(trace: NativeReplay) -> NativeReplayReport: ...

@@ -22,7 +22,9 @@ class Loading:
     """Which models a server loads, when and how.
 
     Attributes:
-        control: Who decides which models are loaded: "none", "explicit" or "poll".
+        control: Who decides which models are loaded: "none", "explicit", "poll" or "auto".
+        memory_budget: Bytes that loaded models may take together when `control` is "auto"; None is what the host
+            has, less a tenth or 256 MiB.
         load_models: The models to load at start when `control` is "explicit".
         poll_s: Seconds between two looks at the repository when `control` is "poll"; 0 leaves it to the system to tell.
         check: Which models are loaded for trial in a process of their own: "always", "first" or "off".
@@ -34,6 +36,7 @@ class Loading:
     """
 
     control: str = "none"
+    memory_budget: int | None = None
     load_models: Sequence[str] = ()
     poll_s: int = 15
     check: str = "off"
@@ -63,6 +66,8 @@ class ModelConfig:
             never; "always" also where rows influence each other, so that an answer may depend on who asks at the same
             time.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
+        lanes: Runs at the same time on the device, counted by their threads, all models together, at least 1; None has
+            the cores granted, and never fewer than one model alone uses.
         profile: What instances and the threads of one run are chosen for: "throughput" (most rows a second) or
             "latency" (the shortest run, as long as half of the best throughput is kept).
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.
@@ -74,6 +79,7 @@ class ModelConfig:
     latency_target_s: float | None = None
     batching: bool | Literal["auto", "off", "always"] = True
     instances: int | None = None
+    lanes: int | None = None
     profile: str = "throughput"
     device: str = "cpu"
 
@@ -86,7 +92,7 @@ class ModelConfig:
         if not isinstance(self.batching, (bool, str)) or self.batching not in _BATCHING:
             problem = f"expected True, False, 'auto', 'off' or 'always', got {self.batching!r}"
             raise InvalidRequest(f"batching: {problem}", "batching")
-        for field in ("max_batch_size", "max_queue_size", "instances"):
+        for field in ("max_batch_size", "max_queue_size", "instances", "lanes"):
             count = getattr(self, field)
             if count is not None and not (isinstance(count, int) and 1 <= count < 2**63):
                 raise InvalidRequest(f"{field}: expected an integer of at least 1, got {count!r}", field)
@@ -107,11 +113,13 @@ class ModelConfig:
             "latency_target_s": self.latency_target_s,
             "batching": _BATCHING[self.batching],
             "instances": self.instances,
+            "lanes": self.lanes,
             "profile": self.profile,
             "device": self.device,
             "runtime_library": find_library(),
             "control": loading.control,
             "load_models": list(loading.load_models),
+            "memory_budget": loading.memory_budget,
             "repository_poll_s": loading.poll_s,
             "load_check": loading.check,
             "load_check_s": loading.check_s,

@@ -8,6 +8,7 @@
 mod cache;
 mod completions;
 mod errors;
+mod examine;
 mod server;
 mod simulate;
 mod tensors;
@@ -23,6 +24,8 @@ mod _axon {
     use crate::cache::Cache;
     #[pymodule_export]
     use crate::completions::Completions;
+    #[pymodule_export]
+    use crate::examine::examine;
     #[pymodule_export]
     use crate::server::{Server, check_load, close_all, runtime_version, serve};
     #[pymodule_export]

@@ -13,6 +13,7 @@ use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -74,11 +75,13 @@ pub struct NativeConfig {
     latency_target_s: Option<f64>,
     batching: String,
     instances: Option<NonZeroUsize>,
+    lanes: Option<NonZeroUsize>,
     profile: String,
     device: String,
     runtime_library: Option<PathBuf>,
     control: String,
     load_models: Vec<String>,
+    memory_budget: Option<u64>,
     repository_poll_s: u64,
     load_check: String,
     load_check_s: u64,
@@ -96,6 +99,8 @@ impl NativeConfig {
             runtime_library: self.runtime_library,
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
+            memory_budget: self.memory_budget,
+            lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
             load_check: LoadCheckConfig {
                 mode: self.load_check.parse().map_err(|problem| Error::invalid("load_check", problem))?,
@@ -330,27 +335,55 @@ pub struct NativeServe {
     host: IpAddr,
     http_port: u16,
     grpc_port: Option<u16>,
+    metrics_port: u16,
+    metrics: String,
     max_request_bytes: usize,
     allow_client_shm: bool,
     compat: String,
     log_level: String,
+    log_format: String,
+    access_log: String,
+    otlp_endpoint: Option<String>,
+    otlp_protocol: Option<String>,
+    trace_ratio: f64,
+    trace_slow_ms: Option<u64>,
+}
+
+impl NativeServe {
+    fn trace(&self) -> Result<TraceOptions> {
+        let protocol = self.otlp_protocol.as_deref().map(str::parse).transpose();
+        Ok(TraceOptions {
+            endpoint: self.otlp_endpoint.clone(),
+            protocol: protocol.map_err(|problem: String| Error::invalid("otlp_protocol", problem))?,
+            ratio: self.trace_ratio,
+            slow: self.trace_slow_ms.map(Duration::from_millis),
+        })
+    }
 }
 
 /// Serves until SIGINT or SIGTERM.
 #[pyfunction]
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
-    let NativeServe { path, host, http_port, grpc_port, .. } = options;
-    logging::start(&options.log_level)
+    let trace = options.trace().or_raise(py)?;
+    let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
+    logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
     let compat = options.compat.parse().map_err(|problem| Error::invalid("compat", problem)).or_raise(py)?;
+    let access =
+        options.access_log.parse().map_err(|problem| Error::invalid("access_log", problem)).or_raise(py)?;
     let wire = WireOptions {
         max_request_bytes: options.max_request_bytes,
         compat,
         allow_client_shm: options.allow_client_shm,
+        trace,
+        access,
+        ..WireOptions::default()
     };
-    let options =
-        ServeOptions { path, host, http_port, grpc_port, wire, config: config.parse().or_raise(py)? };
+    let mut config = config.parse().or_raise(py)?;
+    config.metrics =
+        options.metrics.parse().map_err(|problem| Error::invalid("metrics", problem)).or_raise(py)?;
+    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, wire, config };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
 }
 

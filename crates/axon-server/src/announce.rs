@@ -47,14 +47,20 @@ fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration)
             State::Loading | State::Unloading | State::Unloaded => {}
         }
     }
-    if entries.is_empty() {
+    if let Some(report) = server.residency() {
+        let (models, bytes) = (report.models.len(), report.budget >> 20);
+        let _ = writeln!(text, "{models} models, each loaded when it is asked for, in {bytes} MiB together");
+    } else if entries.is_empty() {
         text.push_str("no models here yet\n");
     }
     if let Some(model) = first {
         let _ = writeln!(text, "try it: {}", curl_line(model, addresses.http));
     }
     let runtime = runtime_version().map(|version| format!(", ONNX Runtime {version}")).unwrap_or_default();
-    let Addresses { http, grpc } = addresses;
+    let Addresses { http, grpc, metrics } = addresses;
+    if let Some(metrics) = metrics {
+        let _ = writeln!(text, "metrics: http://{metrics}/metrics");
+    }
     let grpc = grpc.map(|address| format!(" and grpc://{address}")).unwrap_or_default();
     let _ = writeln!(
         text,

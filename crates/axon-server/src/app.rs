@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use axon::config::{Device, Metrics};
 use axon::metrics::Observed;
 use axon::repository::Model;
 use axon::request::{InferenceRequest, InferenceResponse};
@@ -11,12 +12,16 @@ use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::access::AccessLog;
 use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
+use crate::connection::Ports;
 use crate::history::History;
+use crate::metrics::Scrapes;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
+use crate::trace::{Span, Tracer};
 
 /// Copies of more bytes than this are made on another thread: they take a millisecond or more.
 const INLINE_COPY: u64 = 4 << 20;
@@ -33,20 +38,44 @@ pub(crate) struct App {
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
+    /// Whether metrics are told.
+    pub metrics: Metrics,
+    /// Where models run that do not say.
+    pub device: Device,
+    pub ports: Arc<Ports>,
+    pub scrapes: Scrapes,
     pub started: Instant,
     /// What was lately, for whoever looks at it.
     pub history: History,
+    /// Which requests are told of in the log.
+    pub access: AccessLog,
+    /// Traces requests, where there is a collector.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl App {
-    /// Asks a model, and notes in `observed` how it ran. Dropping the future takes the request out of the queue.
-    pub async fn ask(&self, request: InferenceRequest, observed: &mut Observed) -> Result<InferenceResponse> {
+    /// Asks a model, and notes in `observed` and `span` how it ran. Dropping the future takes the request out of the
+    /// queue.
+    pub async fn ask(
+        &self,
+        request: InferenceRequest,
+        observed: &mut Observed,
+        span: &Span,
+    ) -> Result<InferenceResponse> {
+        span.received(&request);
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
-        let ticket = self.server.submit_observed(request, move |answer| answers.push(sender, answer))?;
+        let reply = move |answer| answers.push(sender, answer);
+        let ticket = self.server.submit_when_loaded(request, reply).await?;
         let response = ticket.finish(receiver).await?;
         observed.ran(response.timing);
+        span.ran(&response);
         Ok(response)
+    }
+
+    /// Whether metrics are told.
+    pub fn counts(&self) -> bool {
+        self.metrics == Metrics::On
     }
 
     /// Reads a request by `parse`, what is in shared memory last; on another thread where that takes long.
@@ -83,13 +112,14 @@ impl App {
 }
 
 /// Writes a failure to the log: loud where the server is to blame.
-pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>) {
-    let id = id.unwrap_or_default().escape_debug();
+pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>, span: &Span) {
+    let trace_id = span.context().map(|context| tracing::field::display(context.trace_id()));
+    let (request_id, cause, message) = (id, error.cause(), error.message());
     match error.kind() {
         ErrorKind::Internal | ErrorKind::ExecutionFailed => {
-            tracing::error!(model, %id, cause = error.cause(), "{}", error.message().escape_debug());
+            tracing::error!(model, request_id, trace_id, cause, "{message}");
         }
-        _ => tracing::debug!(model, %id, cause = error.cause(), "{}", error.message().escape_debug()),
+        _ => tracing::debug!(model, request_id, trace_id, cause, "{message}"),
     }
 }
 

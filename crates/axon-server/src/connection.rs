@@ -5,6 +5,7 @@
 //! many requests at once: it is busy while any of them is, and never in `headers`.
 
 mod http2;
+mod port;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -25,8 +26,14 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
+use crate::trace::Sending;
+pub(crate) use port::{Port, Ports};
+
 /// What answers the requests of a port.
 pub(crate) trait Answer: Clone + Send + Sync + 'static {
+    /// The port.
+    const PORT: Port;
+
     /// The body of its responses.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + Unpin + 'static;
 
@@ -108,6 +115,7 @@ impl Activity {
 pub(crate) struct Connections {
     started: Instant,
     limit: usize,
+    ports: Arc<Ports>,
     /// Connections refused since the last sweep.
     refused: AtomicU64,
     open: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
@@ -115,15 +123,21 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// None yet, and never more than `limit`.
-    pub fn new(limit: usize) -> Arc<Self> {
+    /// None yet, and never more than `limit`; they are counted in `ports`.
+    pub fn new(limit: usize, ports: &Arc<Ports>) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             limit,
+            ports: Arc::clone(ports),
             refused: AtomicU64::new(0),
             open: Mutex::default(),
             changed: Notify::new(),
         })
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub fn count_error(&self, port: Port) {
+        self.ports.fail(port);
     }
 
     /// Milliseconds since the start, at least 1.
@@ -132,11 +146,13 @@ impl Connections {
     }
 
     /// Enters a connection; `None` when the limit is reached.
-    fn enter(self: &Arc<Self>) -> Option<Entered> {
+    fn enter(self: &Arc<Self>, port: Port) -> Option<Entered> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.1.len() >= self.limit {
+            self.ports.refuse(port);
             return None;
         }
+        self.ports.open(port);
         let activity = Arc::new(Activity {
             phase: AtomicU8::new(PHASE_FIRST_BYTE),
             open: AtomicU32::new(0),
@@ -148,7 +164,7 @@ impl Connections {
         open.0 += 1;
         let id = open.0;
         open.1.insert(id, Arc::clone(&activity));
-        Some(Entered { connections: Arc::clone(self), id, activity })
+        Some(Entered { connections: Arc::clone(self), id, port, activity })
     }
 
     /// Closes what is over its limit.
@@ -179,11 +195,13 @@ impl Connections {
 struct Entered {
     connections: Arc<Connections>,
     id: u64,
+    port: Port,
     activity: Arc<Activity>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        self.connections.ports.close(self.port);
         self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.id);
         self.connections.changed.notify_waiters();
     }
@@ -216,6 +234,7 @@ impl Drop for Open {
 struct Answering<B> {
     body: B,
     _open: Open,
+    _span: Option<Sending>,
 }
 
 impl<B: Body + Unpin> Body for Answering<B> {
@@ -245,7 +264,7 @@ pub(crate) fn spawn<A: Answer>(
     stream: TcpStream,
     finish: watch::Receiver<bool>,
 ) {
-    let Some(entered) = connections.enter() else {
+    let Some(entered) = connections.enter(A::PORT) else {
         connections.refused.fetch_add(1, Relaxed);
         return;
     };
@@ -312,8 +331,13 @@ async fn run<A: Answer>(
     let service = service_fn(|request| {
         let (answer, open) = (answer.clone(), Open::new(&connections, &activity));
         async move {
-            let response = answer.answer(request).await;
-            Ok::<_, std::convert::Infallible>(response.map(|body| Answering { body, _open: open }))
+            let mut response = answer.answer(request).await;
+            let span = response.extensions_mut().remove::<Sending>();
+            Ok::<_, std::convert::Infallible>(response.map(|body| Answering {
+                body,
+                _open: open,
+                _span: span,
+            }))
         }
     });
     let guard = is_http2.then(|| http2::FloodGuard::new(connections.now()));

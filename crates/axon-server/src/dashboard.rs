@@ -28,6 +28,7 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "/dashboard/images.js": SCRIPT "images.js",
     "/dashboard/model.js": SCRIPT "model.js",
     "/dashboard/models.js": SCRIPT "models.js",
+    "/dashboard/residency.js": SCRIPT "residency.js",
     "/dashboard/shelf.js": SCRIPT "shelf.js",
     "/dashboard/tensors.js": SCRIPT "tensors.js",
     "/dashboard/trial.js": SCRIPT "trial.js",

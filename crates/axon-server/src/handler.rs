@@ -17,15 +17,17 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::access::Visit;
 use crate::app::{App, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
-use crate::connection::Answer;
+use crate::connection::{Answer, Port};
 use crate::explain;
 use crate::host::check_host;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::{admin, dashboard, openapi, overview, page, verbs};
+use crate::trace::{Sending, Span};
+use crate::{admin, dashboard, health, metrics, openapi, overview, page, residency, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -37,6 +39,8 @@ const INLINE_TEXT: usize = 64 << 10;
 pub(crate) struct Http(pub Arc<App>);
 
 impl Answer for Http {
+    const PORT: Port = Port::Http;
+
     type Body = Frames;
 
     const HTTP2_ONLY: Option<&'static str> = None;
@@ -61,15 +65,20 @@ fn without_body(mut response: Response<Frames>) -> Response<Frames> {
 
 /// Answers one request.
 async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
+    let visit = Visit::begin(app.access, &request);
     let response = match answer(&app, request).await {
         Ok(response) => response,
         Err(error) => refusal(&app, &error, Context::default()),
     };
+    // What asks a model is told of by its span.
+    if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
+        visit.answered(response.status().as_u16());
+    }
     // A client that is told so does not send its next request into a connection that is about to close.
     if app.server.is_stopping() { closing(response) } else { response }
 }
 
-async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames>> {
+async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Frames>> {
     let (head, incoming) = request.into_parts();
     if let Err(error) = check_head(&head) {
         return Ok(closing(refusal(app, &error, Context::default())));
@@ -82,23 +91,28 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
         Err(error) => return Ok(lost(app, &error, head.uri.path())),
     };
     match route {
-        Route::Live => health(app, &json!({ "live": true })),
-        Route::Ready => verbs::ready(app).and_then(|()| health(app, &json!({ "ready": true }))),
+        Route::Live => is_well(app, &json!({ "live": true })),
+        Route::Ready => ready(app, head.uri.query()),
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } if verb.infers() => {
             let mut observed = app.server.observe(Protocol::Http, Some(name), version);
-            let asked = Asked { head: &head, name, version };
+            let span = infer::span(app, &head, name, version, verb);
+            observed.set_trace(span.kept_trace());
+            let asked = Asked { head: &head, name, version, span: &span };
             let answered = infer::answer(app, asked, verb, incoming, &mut observed).await;
             let response = answered.unwrap_or_else(|error| {
                 observed.refuse(&error);
+                span.failed(&error);
                 refusal(app, &error, Context { model: name, id: None })
             });
             end(observed, &response);
-            Ok(response)
+            Ok(span.answered(response))
         }
         Route::Model { name, version, verb } => {
-            let answered = model(app, Asked { head: &head, name, version }, verb, incoming).await;
+            let span = Span::none();
+            let answered =
+                model(app, Asked { head: &head, name, version, span: &span }, verb, incoming).await;
             Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
@@ -107,6 +121,8 @@ async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Frames
             let body = plain_body(app, &head, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
+        Route::Metrics => metrics::answer(app, &head.headers).await,
+        Route::Residency => document(&residency::report(app)),
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;
@@ -134,6 +150,10 @@ async fn repository_verb(
         }
         RepositoryVerb::Unload(name) => {
             verbs::unload(app, repository, name, admin::unload_dependents(&body)?).await?;
+        }
+        RepositoryVerb::Keep(name, keep) => {
+            verbs::check_repository(repository)?;
+            residency::keep(app, name, keep).await?;
         }
     }
     Ok(respond(StatusCode::OK, JSON, Frames::default()))
@@ -176,15 +196,19 @@ struct Asked<'a> {
     head: &'a Parts,
     name: &'a str,
     version: Option<u64>,
+    span: &'a Span,
 }
 
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, .. } = asked;
     match verb {
-        ModelVerb::Metadata => document(&verbs::model_metadata(app, name, version)?),
+        ModelVerb::Metadata => {
+            app.server.loaded_model(name, version, None).await?;
+            document(&verbs::model_metadata(app, name, version)?)
+        }
         ModelVerb::Ready => {
-            app.server.model(name, version)?;
-            health(app, &json!({ "name": name, "ready": true }))
+            health::model_ready(app, name, version)?;
+            is_well(app, &json!({ "name": name, "ready": true }))
         }
         ModelVerb::Explain => document(&explain::explain(app, name, version)?),
         ModelVerb::Recent => document(&overview::recent(app, name, version)?),
@@ -192,7 +216,10 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::TraceSetting => {
             document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
         }
-        ModelVerb::Config => document(&verbs::model_config(app, name, version)?),
+        ModelVerb::Config => {
+            app.server.loaded_model(name, version, None).await?;
+            document(&verbs::model_config(app, name, version)?)
+        }
         ModelVerb::Infer | ModelVerb::Generate | ModelVerb::GenerateStream => {
             Err(Error::internal("a verb that infers is answered where its answer is counted"))
         }
@@ -283,8 +310,21 @@ fn content_encoding(headers: &HeaderMap) -> Option<String> {
     (encoding != "identity").then_some(encoding)
 }
 
+/// Whether the server is ready; with all that stands in its way where the query asks for it.
+fn ready(app: &App, query: Option<&str>) -> Result<Response<Frames>> {
+    if !health::is_verbose(query)? {
+        return verbs::ready(app).and_then(|()| is_well(app, &json!({ "ready": true })));
+    }
+    let (is_ready, report) = health::report(app);
+    let mut response = document(&report)?;
+    if !is_ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
+}
+
 /// What a check of health is told. The client of `KServe` reads it; Triton says nothing.
-fn health(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
+fn is_well(app: &App, said: &serde_json::Value) -> Result<Response<Frames>> {
     match app.compat {
         Compat::Native => document(said),
         Compat::Triton => Ok(respond(StatusCode::OK, JSON, Frames::default())),

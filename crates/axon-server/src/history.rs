@@ -3,14 +3,17 @@
 //! Nothing of it is on the path of a request, and the caller passes in the time.
 //!
 //! Invariants: a model has at most [`LOOKS`] looks and [`SLOTS`] slots, and of one that serves nothing no slot is kept;
-//! a model that is gone is forgotten at the next look.
+//! a model that the server does not know any more is forgotten at the next look.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::repository::{Model, State};
+use axon::repository::{Entry, Model, State};
 use axon::server::InferenceServer;
+
+use crate::spread::Spread;
 
 /// How often the counters are looked at.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
@@ -41,7 +44,7 @@ pub(crate) struct Counts {
     pub rows: u64,
     /// Runs.
     pub runs: u64,
-    /// Requests answered by their latency, in the buckets of [`axon::metrics`].
+    /// Requests answered by their latency, in the cells of [`Spread`]; these go on over a reload.
     pub latency: Vec<u64>,
     /// Runs by their rows.
     pub batches: BTreeMap<usize, u64>,
@@ -63,8 +66,7 @@ pub(crate) struct Rates {
 pub(crate) struct Slot {
     /// Which ten seconds since 1970.
     pub index: u64,
-    /// By bucket.
-    pub counts: Vec<u64>,
+    pub spread: Spread,
 }
 
 /// What is remembered of every model.
@@ -74,8 +76,9 @@ pub(crate) struct History(Mutex<BTreeMap<Key, Remembered>>);
 /// A model and its version.
 type Key = (String, u64);
 
+#[derive(Default)]
 struct Remembered {
-    /// The load that the track belongs to.
+    /// The load that the track belongs to; none before the first.
     model: Weak<Model>,
     track: Track,
 }
@@ -83,24 +86,20 @@ struct Remembered {
 impl History {
     /// Looks at the counters of every model that is ready, `now` since 1970.
     pub fn look(&self, server: &InferenceServer, now: Duration) {
-        let ready = server.models().into_iter().filter_map(|entry| match entry.state {
-            State::Ready(model) => Some(((entry.name, entry.version), model)),
-            _ => None,
-        });
-        let looks: Vec<_> = ready.map(|(key, model)| (key, counts(&model), Arc::downgrade(&model))).collect();
+        let looks: Vec<_> = server.models().into_iter().map(|entry| (counted(&entry), entry)).collect();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *all);
-        for (key, counts, model) in looks {
-            let mut remembered = before
-                .remove(&key)
-                .unwrap_or_else(|| Remembered { model: Weak::clone(&model), track: Track::default() });
-            if !remembered.model.ptr_eq(&model) {
-                // Loaded again: its counters begin anew.
-                remembered.track.begin_anew();
-                remembered.model = model;
+        for (counted, Entry { name, version, .. }) in looks {
+            let mut remembered = before.remove(&(name.clone(), version)).unwrap_or_default();
+            if let Some((model, counts)) = counted {
+                if !remembered.model.ptr_eq(&model) {
+                    // Loaded again: its counters begin anew.
+                    remembered.track.begin_anew();
+                    remembered.model = model;
+                }
+                remembered.track.look(now, counts);
             }
-            remembered.track.look(now, counts);
-            all.insert(key, remembered);
+            all.insert((name, version), remembered);
         }
     }
 
@@ -111,17 +110,20 @@ impl History {
     }
 }
 
-fn counts(model: &Model) -> Counts {
-    use std::sync::atomic::Ordering::Relaxed;
+/// What a model that is ready has counted, and which load of it.
+fn counted(entry: &Entry) -> Option<(Weak<Model>, Counts)> {
+    let State::Ready(model) = &entry.state else { return None };
     let statistics = model.statistics();
-    Counts {
+    let latency = model.metrics().map(|metrics| metrics.latency().cells().map(|(_, count)| count).collect());
+    let counts = Counts {
         requests: statistics.success.read().0,
         failed: statistics.fail.read().0,
         rows: statistics.inference_count.load(Relaxed),
         runs: statistics.execution_count.load(Relaxed),
-        latency: Vec::new(),
+        latency: latency.unwrap_or_default(),
         batches: statistics.batches().into_iter().map(|(rows, batch)| (rows, batch.count)).collect(),
-    }
+    };
+    Some((Arc::downgrade(model), counts))
 }
 
 /// What is remembered of one model.
@@ -130,21 +132,18 @@ pub(crate) struct Track {
     looks: VecDeque<(Duration, Counts)>,
     /// Ascending; a slot in which nothing was answered is not there.
     slots: VecDeque<Slot>,
+    /// The latencies at the last look.
+    latency: Vec<u64>,
     /// The runs by rows a while ago, and a while before that.
     batches: [(u64, BTreeMap<usize, u64>); 2],
 }
 
 impl Track {
     /// Takes what was counted up to `now`.
-    fn look(&mut self, now: Duration, counts: Counts) {
-        let before = self.looks.back().map(|(_, counts)| counts.latency.as_slice()).unwrap_or_default();
-        let answered: Vec<u64> = counts
-            .latency
-            .iter()
-            .enumerate()
-            .map(|(bucket, &count)| count.saturating_sub(before.get(bucket).copied().unwrap_or_default()))
-            .collect();
-        self.add_to_slot(now.as_secs() / SLOT_SECONDS, &answered);
+    fn look(&mut self, now: Duration, mut counts: Counts) {
+        let latency = std::mem::take(&mut counts.latency);
+        self.add_to_slot(now.as_secs() / SLOT_SECONDS, Spread::between(&self.latency, &latency));
+        self.latency = latency;
         let part = now.as_secs() / BATCHES_FOR;
         if part != self.batches[0].0 {
             let latest = self.looks.back().map(|(_, counts)| counts.batches.clone()).unwrap_or_default();
@@ -159,16 +158,16 @@ impl Track {
         self.looks.push_back((now, counts));
     }
 
-    fn add_to_slot(&mut self, index: u64, answered: &[u64]) {
+    fn add_to_slot(&mut self, index: u64, answered: Spread) {
         while self.slots.front().is_some_and(|slot| slot.index + (SLOTS as u64) <= index) {
             self.slots.pop_front();
         }
-        if answered.iter().all(|&count| count == 0) {
+        if answered.is_empty() {
             return;
         }
         match self.slots.back_mut() {
-            Some(slot) if slot.index == index => add(&mut slot.counts, answered),
-            _ => self.slots.push_back(Slot { index, counts: answered.to_vec() }),
+            Some(slot) if slot.index == index => slot.spread.add(&answered),
+            _ => self.slots.push_back(Slot { index, spread: answered }),
         }
     }
 
@@ -213,24 +212,18 @@ impl Track {
 }
 
 /// The requests by latency of the last minute up to `now`, of all the `slots`.
-pub(crate) fn last_minute<'a>(slots: impl Iterator<Item = &'a Slot>, now: Duration) -> Vec<u64> {
+pub(crate) fn last_minute<'a>(slots: impl Iterator<Item = &'a Slot>, now: Duration) -> Spread {
     let oldest = (now.as_secs() / SLOT_SECONDS).saturating_sub(RECENT_SLOTS);
-    let mut total = Vec::new();
-    slots.filter(|slot| slot.index >= oldest).for_each(|slot| add(&mut total, &slot.counts));
+    let mut total = Spread::default();
+    slots.filter(|slot| slot.index >= oldest).for_each(|slot| total.add(&slot.spread));
     total
-}
-
-/// Adds `more` to `counts`, bucket by bucket.
-pub(crate) fn add(counts: &mut Vec<u64>, more: &[u64]) {
-    counts.resize(counts.len().max(more.len()), 0);
-    counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn counted(requests: u64, latency: &[u64], batches: &[(usize, u64)]) -> Counts {
+    fn counts(requests: u64, latency: &[u64], batches: &[(usize, u64)]) -> Counts {
         Counts {
             requests,
             failed: requests / 10,
@@ -250,28 +243,28 @@ mod tests {
         let mut track = Track::default();
         assert_eq!(track.rates(), Rates::default());
         // Ten a second, then a hundred a second.
-        (0..=20).for_each(|second| track.look(at(second), counted(second * 10, &[], &[])));
+        (0..=20).for_each(|second| track.look(at(second), counts(second * 10, &[], &[])));
         assert_eq!(track.rates(), Rates { requests: 10.0, failed: 1.0, mean_batch: Some(4.0) });
-        (21..=30).for_each(|second| track.look(at(second), counted(200 + (second - 20) * 100, &[], &[])));
+        (21..=30).for_each(|second| track.look(at(second), counts(200 + (second - 20) * 100, &[], &[])));
         assert_eq!(track.rates(), Rates { requests: 100.0, failed: 10.0, mean_batch: Some(4.0) });
         assert_eq!(track.looks.len(), LOOKS);
-        (31..=41).for_each(|second| track.look(at(second), counted(1200, &[], &[])));
+        (31..=41).for_each(|second| track.look(at(second), counts(1200, &[], &[])));
         assert_eq!(track.rates(), Rates::default());
     }
 
     #[test]
     fn latencies_are_kept_by_ten_seconds_and_for_ten_minutes() {
         let mut track = Track::default();
-        (0..25).for_each(|second| track.look(at(second), counted(0, &[second, 2 * second], &[])));
-        let counts: Vec<_> = track.slots().map(|slot| slot.counts.clone()).collect();
-        // The first look has no difference: it is what was counted since the load.
-        assert_eq!(counts, [[9, 18], [10, 20], [5, 10]]);
-        assert_eq!(last_minute(track.slots(), at(24)), [24, 48]);
-        assert_eq!(last_minute(track.slots(), at(71)), [15, 30]);
+        (0..25).for_each(|second| track.look(at(second), counts(0, &[second, 2 * second], &[])));
+        let spreads: Vec<_> = track.slots().map(|slot| slot.spread.clone()).collect();
+        let spread = |counts: &[u64]| Spread::between(&[], counts);
+        assert_eq!(spreads, [spread(&[9, 18]), spread(&[10, 20]), spread(&[5, 10])]);
+        assert_eq!(last_minute(track.slots(), at(24)), spread(&[24, 48]));
+        assert_eq!(last_minute(track.slots(), at(71)), spread(&[15, 30]));
         // Nothing is answered for a while: the old slots go, and no empty ones come.
-        (25..700).for_each(|second| track.look(at(second), counted(0, &[24, 48], &[])));
+        (25..700).for_each(|second| track.look(at(second), counts(0, &[24, 48], &[])));
         assert_eq!(track.slots().count(), 0);
-        (700..2000).for_each(|second| track.look(at(second), counted(0, &[second, 48], &[])));
+        (700..2000).for_each(|second| track.look(at(second), counts(0, &[second, 48], &[])));
         assert_eq!(track.slots().count(), SLOTS);
     }
 
@@ -279,11 +272,11 @@ mod tests {
     fn batches_are_those_of_the_last_minute_or_two() {
         let mut track = Track::default();
         // 1,000,000 s is 40 s into a minute.
-        (0..80).for_each(|second| track.look(at(second), counted(0, &[], &[(1, second), (8, 7)])));
+        (0..80).for_each(|second| track.look(at(second), counts(0, &[], &[(1, second), (8, 7)])));
         assert_eq!(track.batches(), BTreeMap::from([(1, 79), (8, 7)]));
-        track.look(at(80), counted(0, &[], &[(1, 80), (8, 7)]));
+        track.look(at(80), counts(0, &[], &[(1, 80), (8, 7)]));
         assert_eq!(track.batches(), BTreeMap::from([(1, 61)]));
-        (81..300).for_each(|second| track.look(at(second), counted(0, &[], &[(1, second), (8, 7)])));
+        (81..300).for_each(|second| track.look(at(second), counts(0, &[], &[(1, second), (8, 7)])));
         let batches = track.batches();
         assert!(batches[&1] >= 60 && batches[&1] <= 120, "{batches:?}");
         assert!(!batches.contains_key(&8));
@@ -292,13 +285,13 @@ mod tests {
     #[test]
     fn a_model_that_is_loaded_again_begins_anew_and_keeps_its_latencies() {
         let mut track = Track::default();
-        (0..5)
-            .for_each(|second| track.look(at(second), counted(second * 50, &[second * 50], &[(2, second)])));
+        (0..5).for_each(|second| track.look(at(second), counts(second * 50, &[second * 50], &[(2, second)])));
         track.begin_anew();
-        track.look(at(5), counted(3, &[3], &[(4, 3)]));
-        track.look(at(6), counted(9, &[9], &[(4, 9)]));
+        track.look(at(5), counts(3, &[203], &[(4, 3)]));
+        track.look(at(6), counts(9, &[209], &[(4, 9)]));
         assert_eq!(track.rates(), Rates { requests: 6.0, failed: 0.0, mean_batch: Some(4.0) });
-        assert_eq!(last_minute(track.slots(), at(6)), [209]);
+        // The latencies are counted over all loads.
+        assert_eq!(last_minute(track.slots(), at(6)), Spread::between(&[], &[209]));
         assert_eq!(track.batches(), BTreeMap::from([(4, 9)]));
     }
 }

@@ -3,6 +3,7 @@
 //! `codec` is pure: bytes in, values out. `handler` holds one body for each verb. The listener and the shutdown
 //! signal are arguments, and every limit and timer of a connection is the server's own (`connection`).
 
+pub mod access;
 mod admin;
 pub mod announce;
 mod answers;
@@ -15,23 +16,32 @@ pub mod dashboard;
 mod explain;
 mod grpc;
 mod handler;
+mod health;
 mod history;
 mod host;
 pub mod load_check;
 mod loading;
 pub mod logging;
+pub mod metrics;
 pub mod openapi;
 mod overview;
 pub mod page;
 pub mod proto;
+mod residency;
 pub mod route;
 mod serve;
 mod settings;
 pub mod shared_memory;
 pub mod signals;
+mod size;
+mod spread;
 pub mod status;
 mod timing;
+pub mod trace;
 mod verbs;
+
+pub use residency::Keep;
+pub use size::size;
 
 pub use serve::{
     Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,

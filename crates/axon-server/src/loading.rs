@@ -8,6 +8,7 @@ use axon::{Error, Result};
 use tokio::sync::watch;
 
 use crate::announce;
+use crate::logging;
 use crate::serve::Addresses;
 
 /// How long a shutdown waits for the model that is being loaded.
@@ -69,6 +70,7 @@ impl Loading {
         let on_request = tokio::task::spawn_blocking(move || server.finish_loads(left)).await;
         if finished.is_err() || !on_request.unwrap_or(false) {
             tracing::info!("ended while a model was being loaded");
+            logging::finish();
             signal_hook::low_level::exit(0);
         }
     }

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axon::config::{Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, PollInterval, Profile};
+use axon::config::{
+    Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
+};
+use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
+use axon_server::trace::{Protocol, TraceOptions};
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
 };
@@ -34,6 +38,12 @@ struct Arguments {
     /// Serve no gRPC
     #[arg(long, conflicts_with = "grpc_port")]
     no_grpc: bool,
+    /// The port for metrics; 0 takes a free one
+    #[arg(long, default_value_t = 8002)]
+    metrics_port: u16,
+    /// on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: neither
+    #[arg(long, default_value_t)]
+    metrics: Metrics,
     /// The most bytes of a request, as sent and decoded
     #[arg(long, default_value_t = BODY_LIMIT, value_parser = request_bytes)]
     max_request_bytes: usize,
@@ -46,6 +56,13 @@ struct Arguments {
     /// off, error, warn, info, debug or trace
     #[arg(long, default_value = "warn", value_parser = clap::builder::PossibleValuesParser::new(logging::LEVELS))]
     log_level: String,
+    /// text or json: a line for each event, or a JSON object
+    #[arg(long, default_value = "text", value_parser = clap::builder::PossibleValuesParser::new(logging::FORMATS))]
+    log_format: String,
+    /// off, errors or a share from 0 to 1: which requests have a line in the log, whatever the level; a share of those
+    /// that are answered well, and all others
+    #[arg(long, default_value_t, value_name = "off|errors|RATIO")]
+    access_log: AccessLog,
     /// How long a request may wait for its answer when it does not say, in seconds
     #[arg(long, default_value_t = 10.0)]
     request_timeout: f64,
@@ -61,6 +78,10 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// Runs at the same time on the device, counted by their threads, all models together; the cores by default, and
+    /// never fewer than one model alone uses
+    #[arg(long)]
+    lanes: Option<NonZeroUsize>,
     /// throughput or latency: what instances and threads are chosen for
     #[arg(long, default_value_t = Profile::Throughput)]
     profile: Profile,
@@ -74,12 +95,16 @@ struct Arguments {
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
     /// none: all models are loaded at start and stay; explicit: models are loaded and unloaded on request; poll: they
-    /// follow the repository
+    /// follow the repository; auto: each is loaded by the first request for it and unloaded when others are worth more
     #[arg(long, default_value_t)]
     model_control_mode: ControlMode,
     /// A model to load at start in mode explicit; may come several times; `*` is all
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
+    /// The bytes that loaded models may take together in mode auto, such as 8GiB or 500MB; by default what the host or the
+    /// cgroup has, less a tenth of that, or 256 MiB where that is more
+    #[arg(long, value_name = "SIZE", value_parser = axon_server::size)]
+    memory_budget: Option<u64>,
     /// How often the repository is looked at in mode poll, in seconds; 0 leaves it to the system to tell of changes
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
     repository_poll_secs: u64,
@@ -103,6 +128,26 @@ struct Arguments {
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    trace: TraceArguments,
+}
+
+#[derive(clap::Args)]
+struct TraceArguments {
+    /// The OpenTelemetry collector that traces are sent to, such as `http://127.0.0.1:4318`; by default what
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` says, else none
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// http/protobuf or grpc: how the collector is spoken to; by default what `OTEL_EXPORTER_OTLP_PROTOCOL` says,
+    /// else http/protobuf
+    #[arg(long, value_name = "PROTOCOL")]
+    otlp_protocol: Option<Protocol>,
+    /// The share of requests that are traced whose callers do not say, 0 to 1
+    #[arg(long, default_value_t = 1.0, value_name = "RATIO")]
+    trace_ratio: f64,
+    /// Requests that take so many milliseconds are traced whatever the ratio; none by default
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    trace_slow_ms: Option<u64>,
 }
 
 #[expect(clippy::print_stderr, reason = "a command's errors go to standard error")]
@@ -112,8 +157,8 @@ fn main() -> ExitCode {
         load_check::run(&arguments.collect::<Vec<_>>());
     }
     let arguments = Arguments::parse();
-    if let Err(message) = logging::start(&arguments.log_level) {
-        eprintln!("axon-server: --log-level: {message}");
+    if let Err(message) = logging::start(&arguments.log_level, &arguments.log_format) {
+        eprintln!("axon-server: --log-level, --log-format: {message}");
         return ExitCode::from(2);
     }
     let Some(options) = options(arguments) else {
@@ -169,12 +214,23 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
+    options.metrics_port = arguments.metrics_port;
+    options.config.metrics = arguments.metrics;
     options.wire.max_request_bytes = arguments.max_request_bytes;
     options.wire.allow_client_shm = arguments.allow_client_shm;
     options.wire.compat = arguments.compat;
+    options.wire.access = arguments.access_log;
+    options.wire.trace = TraceOptions {
+        endpoint: arguments.trace.otlp_endpoint,
+        protocol: arguments.trace.otlp_protocol,
+        ratio: arguments.trace.trace_ratio,
+        slow: arguments.trace.trace_slow_ms.map(Duration::from_millis),
+    };
     options.config.name = arguments.name;
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
+    options.config.memory_budget = arguments.memory_budget;
+    options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
     cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::history::{self, SLOT_SECONDS, SLOTS, Slot, Track};
+use crate::spread::{self, Spread};
 
 /// What the p99 of a model without a latency target is measured against.
 const LINE: Duration = Duration::from_millis(10);
@@ -42,7 +43,6 @@ pub(crate) fn overview(app: &App) -> Value {
         "server": server(app),
         "models": models,
         "latency": latency(&slots, now),
-        "residency": null,
     })
 }
 
@@ -93,8 +93,8 @@ fn ready(model: &Model, track: &Track, now: Duration) -> Map<String, Value> {
         "waiting_bytes": load.waiting_bytes,
         "latency_target_ms": config.latency_target.map(milliseconds),
         "line_ms": milliseconds(config.latency_target.unwrap_or(LINE)),
-        "p50_ms": percentile(&recent, 0.5),
-        "p99_ms": percentile(&recent, 0.99),
+        "p50_ms": recent.percentile(0.5),
+        "p99_ms": recent.percentile(0.99),
         "requests": model.statistics().success.read().0,
         "failed": model.statistics().fail.read().0,
         "requests_per_s": rates.requests,
@@ -143,54 +143,28 @@ pub(crate) fn recent(app: &App, name: &str, version: Option<u64>) -> Result<Valu
 
 /// Requests by time and latency up to `now`, and the percentiles of the last minute.
 fn latency(slots: &[Slot], now: Duration) -> Value {
-    let bounds = bounds();
     let last = now.as_secs() / SLOT_SECONDS;
     let first = last.saturating_sub(SLOTS as u64 - 1);
-    let mut columns: BTreeMap<u64, Vec<u64>> =
-        (first..=last).map(|index| (index, vec![0; bounds.len() + 1])).collect();
+    let mut columns: BTreeMap<u64, Spread> = (first..=last).map(|index| (index, Spread::default())).collect();
     for slot in slots {
-        if let Some(counts) = columns.get_mut(&slot.index) {
-            history::add(counts, &slot.counts);
+        if let Some(spread) = columns.get_mut(&slot.index) {
+            spread.add(&slot.spread);
         }
     }
     let columns: Vec<Value> = columns
         .into_iter()
-        .map(|(index, counts)| json!({ "start_ms": index * SLOT_SECONDS * 1000, "counts": counts }))
+        .map(|(index, spread)| json!({ "start_ms": index * SLOT_SECONDS * 1000, "counts": spread.rows() }))
         .collect();
     let recent = history::last_minute(slots.iter(), now);
     json!({
         "slot_s": SLOT_SECONDS,
-        "bounds_ms": bounds,
+        "bounds_ms": spread::bounds_ms(),
         "slots": columns,
-        "p50_ms": percentile(&recent, 0.5),
-        "p99_ms": percentile(&recent, 0.99),
+        "p50_ms": recent.percentile(0.5),
+        "p99_ms": recent.percentile(0.99),
     })
 }
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-/// The upper ends of the buckets of latency, in milliseconds; one more bucket holds what takes longer.
-fn bounds() -> Vec<f64> {
-    Vec::new()
-}
-
-/// The milliseconds within which this share of the requests was answered; `None` when there were none.
-///
-/// Within a bucket requests are taken to lie evenly; of what takes longer than the last bound only that is known.
-fn percentile(counts: &[u64], share: f64) -> Option<f64> {
-    let bounds = bounds();
-    let total: u64 = counts.iter().sum();
-    let mut left = share * total as f64;
-    for (bucket, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-        let count = count as f64;
-        if left <= count {
-            let low = bucket.checked_sub(1).and_then(|below| bounds.get(below)).copied().unwrap_or_default();
-            let high = bounds.get(bucket).copied().unwrap_or(low);
-            return Some(low + (high - low) * (left / count));
-        }
-        left -= count;
-    }
-    None
 }

@@ -18,5 +18,15 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+/// Metrics as Prometheus reads them.
+pub mod metrics {
+    include!(concat!(env!("OUT_DIR"), "/io.prometheus.client.rs"));
+}
+
+/// What collectors of traces are sent.
+pub mod otlp {
+    include!(concat!(env!("OUT_DIR"), "/axon.otlp.rs"));
+}
+
 /// The services and their messages, as server reflection tells them.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/services.binpb"));

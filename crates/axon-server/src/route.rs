@@ -4,6 +4,8 @@ use axon::repository::check_name;
 use axon::{Error, ErrorKind, Result};
 use hyper::Method;
 
+use crate::residency::Keep;
+
 /// The longest path and query, in bytes.
 pub const MAX_URI: usize = 8 << 10;
 
@@ -47,6 +49,10 @@ pub enum Route<'a> {
     TraceSetting,
     /// `/v2/logging`
     Logging,
+    /// `/metrics`
+    Metrics,
+    /// `/v2/residency`
+    Residency,
     /// `/openapi.json`
     OpenApi,
     /// `/v2/axon/overview`
@@ -97,6 +103,8 @@ pub enum RepositoryVerb<'a> {
     Load(&'a str),
     /// To unload one.
     Unload(&'a str),
+    /// To have one in memory, or not more than others.
+    Keep(&'a str, Keep),
 }
 
 /// Whose memory a region is.
@@ -175,6 +183,7 @@ pub fn parse(path: &str) -> Result<Route<'_>> {
     let Some(["", first, rest @ ..]) = segments.get(..count) else { return Err(not_found(path)) };
     match (*first, rest) {
         ("v2", rest) => parse_v2(rest, path),
+        ("metrics", []) => Ok(Route::Metrics),
         ("openapi.json", []) => Ok(Route::OpenApi),
         ("docs" | "dashboard", _) | ("", []) => Ok(Route::Page(path)),
         _ => Err(not_found(path)),
@@ -188,6 +197,7 @@ fn parse_v2<'a>(segments: &[&'a str], path: &'a str) -> Result<Route<'a>> {
         ["health", "ready"] => Ok(Route::Ready),
         ["trace", "setting"] => Ok(Route::TraceSetting),
         ["logging"] => Ok(Route::Logging),
+        ["residency"] => Ok(Route::Residency),
         ["axon", "overview"] => Ok(Route::Overview),
         ["models", "stats"] => Ok(Route::AllStatistics),
         ["models", name, "versions", version, rest @ ..] if !name.is_empty() => {
@@ -238,6 +248,9 @@ fn parse_repository<'a>(rest: &[&'a str]) -> Option<Route<'a>> {
         ["index"] => RepositoryVerb::Index,
         ["models", name, "load"] => RepositoryVerb::Load(name),
         ["models", name, "unload"] => RepositoryVerb::Unload(name),
+        ["models", name, "warm"] => RepositoryVerb::Keep(name, Keep::Warm),
+        ["models", name, "pin"] => RepositoryVerb::Keep(name, Keep::Pin),
+        ["models", name, "unpin"] => RepositoryVerb::Keep(name, Keep::Unpin),
         _ => return None,
     };
     Some(Route::Repository { repository, verb })
@@ -300,6 +313,8 @@ mod tests {
         let repository = |repository, verb| Route::Repository { repository, verb };
         check("/v2/repository/index", repository(None, RepositoryVerb::Index));
         check("/v2/repository/r/index", repository(Some("r"), RepositoryVerb::Index));
+        check("/v2/residency", Route::Residency);
+        check("/v2/repository/models/m/pin", repository(None, RepositoryVerb::Keep("m", Keep::Pin)));
         check("/v2/repository/models/m/load", repository(None, RepositoryVerb::Load("m")));
         check("/v2/repository/r/models/m/unload", repository(Some("r"), RepositoryVerb::Unload("m")));
         let memory = |kind, region, verb| Route::SharedMemory { kind, region, verb };
@@ -309,6 +324,7 @@ mod tests {
             memory(MemoryKind::Cuda, Some("r"), MemoryVerb::Register),
         );
         check("/v2/systemsharedmemory/unregister", memory(MemoryKind::System, None, MemoryVerb::Unregister));
+        check("/metrics", Route::Metrics);
         check("/openapi.json", Route::OpenApi);
         check("/", Route::Page("/"));
         check("/dashboard", Route::Page("/dashboard"));

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axon::config::{ServerConfig, granted_cores};
+use axon::config::{Device, Metrics, ServerConfig, granted_cores};
 use axon::server::{DRAIN_LIMIT, InferenceServer};
 use axon::{Error, ErrorKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::access::AccessLog;
 use crate::answers::Answers;
 use crate::app::{App, InFlight};
 use crate::compat::Compat;
@@ -20,10 +21,13 @@ use crate::grpc::Grpc;
 use crate::handler::Http;
 use crate::history::{self, History};
 use crate::loading::Loading;
+use crate::logging;
+use crate::metrics::{Scrape, Scrapes};
 use crate::overview;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
+use crate::trace::{TraceOptions, Tracer};
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -33,6 +37,9 @@ pub const MAX_REQUEST_BYTES: std::ops::RangeInclusive<usize> = 1024..=(1 << 32) 
 
 /// The most connections, if the process may open twice as many files.
 const MAX_CONNECTIONS: usize = 10_000;
+
+/// The most connections of the port for metrics.
+const MAX_SCRAPERS: usize = 64;
 
 /// How long answers that are being written may take once everything is answered.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
@@ -48,6 +55,8 @@ pub struct ServeOptions {
     pub http_port: u16,
     /// The port for gRPC; 0 takes a free one, `None` has no gRPC.
     pub grpc_port: Option<u16>,
+    /// The port for metrics; 0 takes a free one. Where metrics are off, there is none.
+    pub metrics_port: u16,
     /// How the protocol is spoken.
     pub wire: WireOptions,
     /// How the models are run.
@@ -55,7 +64,7 @@ pub struct ServeOptions {
 }
 
 /// How the protocol is spoken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WireOptions {
     /// The most bytes of a request's body or message, as sent and decoded.
     pub max_request_bytes: usize,
@@ -63,22 +72,39 @@ pub struct WireOptions {
     pub compat: Compat,
     /// Whether clients on this host may name shared memory.
     pub allow_client_shm: bool,
+    /// Whether metrics are told.
+    pub metrics: Metrics,
+    /// Where models run that do not say, to be told.
+    pub device: Device,
+    /// Which requests are traced, and where the traces go.
+    pub trace: TraceOptions,
+    /// Which requests have a line in the log.
+    pub access: AccessLog,
 }
 
 impl Default for WireOptions {
     fn default() -> Self {
-        Self { max_request_bytes: BODY_LIMIT, compat: Compat::Native, allow_client_shm: false }
+        Self {
+            max_request_bytes: BODY_LIMIT,
+            compat: Compat::Native,
+            allow_client_shm: false,
+            metrics: Metrics::On,
+            device: Device::Cpu,
+            trace: TraceOptions::default(),
+            access: AccessLog::default(),
+        }
     }
 }
 
 impl ServeOptions {
-    /// Serves `path` on the loopback address and ports 8000 and 8001.
+    /// Serves `path` on the loopback address and ports 8000, 8001 and 8002.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             http_port: 8000,
             grpc_port: Some(8001),
+            metrics_port: 8002,
             wire: WireOptions::default(),
             config: ServerConfig::default(),
         }
@@ -91,6 +117,8 @@ pub struct Listeners {
     pub http: TcpListener,
     /// For gRPC.
     pub grpc: Option<TcpListener>,
+    /// For metrics.
+    pub metrics: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -100,14 +128,22 @@ impl Listeners {
             Some(port) => Some(bind(options.host, port, "--grpc-port").await?),
             None => None,
         };
-        Ok(Self { http, grpc })
+        let metrics = match options.config.metrics {
+            Metrics::On => Some(bind(options.host, options.metrics_port, "--metrics-port").await?),
+            Metrics::Off => None,
+        };
+        Ok(Self { http, grpc, metrics })
     }
 
     fn addresses(&self) -> Result<Addresses, ServeError> {
         let address = |listener: &TcpListener| {
             listener.local_addr().map_err(|error| ServeError::Listen(error.to_string()))
         };
-        Ok(Addresses { http: address(&self.http)?, grpc: self.grpc.as_ref().map(address).transpose()? })
+        Ok(Addresses {
+            http: address(&self.http)?,
+            grpc: self.grpc.as_ref().map(address).transpose()?,
+            metrics: self.metrics.as_ref().map(address).transpose()?,
+        })
     }
 }
 
@@ -118,6 +154,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     /// For gRPC.
     pub grpc: Option<SocketAddr>,
+    /// For metrics.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why the server did not start or did not end well.
@@ -149,6 +187,7 @@ impl std::error::Error for ServeError {}
 /// [`ServeError`] when the address is taken or the lone model cannot be served.
 pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
+    options.wire.trace.check().map_err(|error| ServeError::Listen(error.message().to_owned()))?;
     let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {
         let stop = signals::first_of_interrupt_and_terminate()
@@ -161,6 +200,8 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
             );
         }
         let is_file = options.path.is_file();
+        let (metrics, device) = (options.config.metrics, options.config.model.device);
+        let wire = WireOptions { metrics, device, ..options.wire };
         let (server, found) =
             InferenceServer::announce(&options.path, options.config).map_err(ServeError::Model)?;
         let addresses = listeners.addresses()?;
@@ -172,12 +213,13 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
                 error = loading.announce(&server, is_file, addresses, started) => failure = Some(error),
             }
         };
-        serve(listeners, server.clone(), options.wire, stop).await.map_err(ServeError::Model)?;
+        serve(listeners, server.clone(), wire, stop).await.map_err(ServeError::Model)?;
         loading.finish(server).await;
         failure.map_or(Ok(()), |error| Err(ServeError::Model(error)))
     });
     // Nothing is left to run: connections are closed and instances joined.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    logging::finish();
     outcome
 }
 
@@ -224,26 +266,20 @@ pub async fn serve(
     options: WireOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let answers = Arc::new(Answers::default());
     let (finish, finishing) = watch::channel(false);
-    let app = Arc::new(App {
-        server: server.clone(),
-        body_limit: options.max_request_bytes,
-        in_flight: InFlight::default(),
-        finishing: finishing.clone(),
-        answers: Arc::clone(&answers),
-        settings: Settings::default(),
-        compat: options.compat,
-        shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
-        started: Instant::now(),
-        history: History::default(),
-    });
+    let (tracer, exporter) = Tracer::start(&options.trace)?.unzip();
+    let app = Arc::new(app(server.clone(), &options, tracer, finishing.clone()));
+    let answers = Arc::clone(&app.answers);
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
-    let connections = Connections::new(connection_limit());
+    let connections = Connections::new(connection_limit(), &app.ports);
+    // Of their own, so that scrapers never take the place of a caller.
+    let scrapers = Connections::new(MAX_SCRAPERS, &app.ports);
+    let scrape = Scrape(Arc::clone(&app));
     {
         let accepting_http = accept(Some(&listeners.http), &http, &connections, &finishing);
         let accepting_grpc = accept(listeners.grpc.as_ref(), &grpc, &connections, &finishing);
+        let accepting_metrics = accept(listeners.metrics.as_ref(), &scrape, &scrapers, &finishing);
         let draining = async {
             stop.await;
             server.stop();
@@ -256,6 +292,7 @@ pub async fn serve(
             loop {
                 seconds.tick().await;
                 connections.sweep();
+                scrapers.sweep();
                 app.history.look(&app.server, overview::now());
             }
         };
@@ -263,6 +300,7 @@ pub async fn serve(
             () = draining => {}
             () = accepting_http => {}
             () = accepting_grpc => {}
+            () = accepting_metrics => {}
             () = sweeping => {}
         }
     }
@@ -270,13 +308,49 @@ pub async fn serve(
     finish.send_replace(true);
     // Everything in flight has been answered, or has had its time: what still runs is stopped, and its caller told so.
     let closing = tokio::task::spawn_blocking(move || server.close_within(Duration::ZERO));
-    let _ = tokio::time::timeout(FLUSH_LIMIT, connections.wait_for_none()).await;
+    let flushed = async {
+        connections.wait_for_none().await;
+        scrapers.wait_for_none().await;
+    };
+    let _ = tokio::time::timeout(FLUSH_LIMIT, flushed).await;
     delivering.abort();
     if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
     }
+    // The last spans are those of what was answered last.
+    if let (Some(exporter), Some(tracer)) = (exporter, &app.tracer) {
+        exporter.close(tracer).await;
+    }
     tracing::info!("bye");
     Ok(())
+}
+
+/// The server as its verbs see it.
+fn app(
+    server: InferenceServer,
+    options: &WireOptions,
+    tracer: Option<Arc<Tracer>>,
+    finishing: watch::Receiver<bool>,
+) -> App {
+    let tracing = tracer.as_ref().map(|tracer| (options.trace.ratio, tracer.policies()));
+    App {
+        server,
+        body_limit: options.max_request_bytes,
+        in_flight: InFlight::default(),
+        finishing,
+        answers: Arc::new(Answers::default()),
+        settings: Settings::new(tracing),
+        compat: options.compat,
+        shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
+        metrics: options.metrics,
+        device: options.device,
+        ports: Arc::default(),
+        scrapes: Scrapes::default(),
+        access: options.access,
+        tracer,
+        started: Instant::now(),
+        history: History::default(),
+    }
 }
 
 /// Accepts connections for ever; without a listener there are none.
@@ -291,6 +365,7 @@ async fn accept<A: Answer>(
         match listener.accept().await {
             Ok((stream, _)) => connection::spawn(answer, connections, stream, finishing.clone()),
             Err(error) => {
+                connections.count_error(A::PORT);
                 // Out of descriptors, or a peer that left already: never fatal, and not worth a busy loop.
                 tracing::warn!("accepting a connection failed: {error}");
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -64,8 +64,12 @@ mod tests {
     #[test]
     fn a_run_is_told_in_three_headers() {
         let mut headers = HeaderMap::new();
-        let timing =
-            Timing { queue: Duration::from_micros(1_250), compute: Duration::from_millis(20), batch_rows: 8 };
+        let timing = Timing {
+            queue: Duration::from_micros(1_250),
+            compute: Duration::from_millis(20),
+            batch_rows: 8,
+            run: None,
+        };
         insert(&mut headers, &timing);
         let read = |name: &str| headers[name].to_str().unwrap();
         assert_eq!(

@@ -194,7 +194,7 @@ pub(crate) async fn unload(
     outcome.or_else(|error| if app.compat.forgives(&error) { Ok(()) } else { Err(error) })
 }
 
-fn check_repository(repository: Option<&str>) -> Result<()> {
+pub(crate) fn check_repository(repository: Option<&str>) -> Result<()> {
     match repository {
         None | Some("") => Ok(()),
         Some(_) => Err(Error::at(
@@ -207,7 +207,7 @@ fn check_repository(repository: Option<&str>) -> Result<()> {
 }
 
 /// Runs what takes long on a thread of its own: the pool is for short work. The repository bounds how many there are.
-async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+pub(crate) async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let (sender, receiver) = oneshot::channel();
     // A caller that has gone does not want the outcome; what was begun goes on.
     let run = move || drop(sender.send(work()));

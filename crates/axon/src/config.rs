@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -151,6 +151,8 @@ pub struct ModelConfig {
     pub instances: Option<NonZeroUsize>,
     /// What instances and threads are chosen for.
     pub profile: Profile,
+    /// Its part of the device's time against those of other models, while all have work.
+    pub weight: NonZeroU32,
     /// Where it runs.
     pub device: Device,
 }
@@ -167,6 +169,7 @@ impl Default for ModelConfig {
             max_batch_bytes: 64 << 20,
             instances: None,
             profile: Profile::Throughput,
+            weight: NonZeroU32::MIN,
             device: Device::Cpu,
         }
     }
@@ -183,6 +186,9 @@ pub enum ControlMode {
     Explicit,
     /// All models are loaded at start; from then on what changes in the repository is loaded, loaded again or unloaded.
     Poll,
+    /// None is loaded at start. Each is loaded by the first request for it, and unloaded when its bytes are needed for what
+    /// is worth more; models are loaded and unloaded on request too.
+    Auto,
 }
 
 impl ControlMode {
@@ -193,6 +199,7 @@ impl ControlMode {
             Self::None => "none",
             Self::Explicit => "explicit",
             Self::Poll => "poll",
+            Self::Auto => "auto",
         }
     }
 }
@@ -211,7 +218,8 @@ impl FromStr for ControlMode {
             "none" => Ok(Self::None),
             "explicit" => Ok(Self::Explicit),
             "poll" => Ok(Self::Poll),
-            _ => Err(format!("expected `none`, `explicit` or `poll`, got `{}`", name.escape_debug())),
+            "auto" => Ok(Self::Auto),
+            _ => Err(format!("expected `none`, `explicit`, `poll` or `auto`, got `{}`", name.escape_debug())),
         }
     }
 }
@@ -328,6 +336,27 @@ pub enum Metrics {
     Off,
 }
 
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl FromStr for Metrics {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("expected `on` or `off`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
 /// What holds for the server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
@@ -345,6 +374,12 @@ pub struct ServerConfig {
     pub load_check: LoadCheckConfig,
     /// Where models are kept as they are made ready for this machine.
     pub model_cache: ModelCacheConfig,
+    /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
+    /// has, less a tenth of that or 256 MiB.
+    pub memory_budget: Option<u64>,
+    /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
+    /// one of a GPU, and never fewer than one model alone uses.
+    pub lanes: Option<NonZeroUsize>,
     /// Whether requests are counted.
     pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero

@@ -10,14 +10,19 @@
 //! Invariants: one change of a model at a time; a load is published at one moment, and what served before serves until
 //! then; a load that fails takes nothing away; what the index says has happened.
 
+mod calm;
 mod control;
 mod counters;
 mod events;
+mod examine;
 mod follow;
+mod host_memory;
+mod keeper;
 mod model;
 mod overrides;
 mod reaper;
 mod recall;
+mod residents;
 mod scan;
 mod sequencer;
 mod source;
@@ -26,25 +31,32 @@ mod ticket;
 mod turns;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{ControlMode, Metrics, ServerConfig};
+use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
 use crate::error::{Error, Result};
 use crate::import::ModelCache;
+use crate::lanes::Lanes;
 use crate::metrics::Registry;
-use crate::scheduler::Timer;
+use crate::scheduler::{Host, Timer};
+use keeper::Keeping;
 use reaper::Reaper;
+use residents::Residents;
 use source::Source;
 use table::Table;
 use turns::Turns;
 
 pub(crate) use events::Events;
+pub use examine::{Examined, examine};
 pub(crate) use follow::{Look, Watcher};
+pub(crate) use keeper::{keep, rest};
 pub use model::Model;
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
+pub use residents::{ResidencyReport, Resident};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
 pub use ticket::Ticket;
 
@@ -121,9 +133,11 @@ pub struct ModelRepository {
     config: ServerConfig,
     /// What is kept of models from load to load.
     cache: ModelCache,
-    timer: Arc<Timer>,
+    host: Host,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
+    /// Which models stay loaded, in mode `auto`.
+    keeping: Option<Keeping>,
     metrics: Registry,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
@@ -139,25 +153,50 @@ impl ModelRepository {
     pub fn open(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
         let (source, found) = Source::open(path, &config)?;
         let table = Arc::new(Table::default());
+        if config.control == ControlMode::Auto {
+            let residents = Residents::open(&table, &found, config.memory_budget);
+            table.tell_departures({
+                let residents = Arc::downgrade(&residents);
+                move |place| {
+                    if let Some(residents) = residents.upgrade() {
+                        residents.has_left(place);
+                    }
+                }
+            });
+            let keeping = Some(Keeping(residents));
+            return Ok((Self::new(table, source, config, keeping)?, Vec::new()));
+        }
         for versions in found.chunk_by(|one, next| one.name == next.name) {
             if let Some(first) = versions.first() {
                 table.begin(&first.name, versions)?;
             }
         }
+        Ok((Self::new(table, source, config, None)?, found))
+    }
+
+    fn new(
+        table: Arc<Table>,
+        source: Source,
+        config: ServerConfig,
+        keeping: Option<Keeping>,
+    ) -> Result<Self> {
+        // A GPU runs one batch at a time.
+        let least = if config.model.device == Device::Cpu { granted_cores() } else { NonZeroUsize::MIN };
+        let lanes = Lanes::new(config.lanes, least);
         let library = config.runtime_library.as_deref();
         let cache = ModelCache::open(&config.model_cache, &config.load_check, library);
-        let repository = Self {
+        Ok(Self {
             table,
             turns: Turns::default(),
             source,
             metrics: Registry::new(config.metrics == Metrics::On),
             config,
             cache,
-            timer: Timer::start()?,
+            host: Host { timer: Timer::start()?, lanes },
             loads: AtomicU64::new(0),
+            keeping,
             reaper: Reaper::start()?,
-        };
-        Ok((repository, found))
+        })
     }
 
     /// The folders in which a change can change a model.
@@ -205,6 +244,10 @@ impl ModelRepository {
     /// The versions that should be ready and are not, each with whether it is loading.
     #[must_use]
     pub fn unready(&self) -> Vec<(String, u64, bool)> {
+        // What is loaded when it is asked for is not meant to be there.
+        if self.keeping.is_some() {
+            return Vec::new();
+        }
         self.table.unready()
     }
 
@@ -234,6 +277,9 @@ impl ModelRepository {
     pub fn close(&self, limit: Duration) {
         self.turns.close();
         self.cache.close();
+        if let Some(keeping) = &self.keeping {
+            keeping.0.close();
+        }
         let end = Instant::now() + limit;
         for model in self.table.close() {
             model.close(end.saturating_duration_since(Instant::now()));

@@ -1,6 +1,6 @@
 //! One client's question and its answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use synapse::Tensor;
 
@@ -199,4 +199,21 @@ pub struct Timing {
     pub compute: Duration,
     /// The rows of its batch, neighbours' included.
     pub batch_rows: usize,
+    /// The run that it shared; `None` for an answer that took no run.
+    pub run: Option<BatchRun>,
+}
+
+/// One run of a batch, as each of its requests is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRun {
+    /// No other run of this process has the same.
+    pub id: u64,
+    /// The requests that shared it.
+    pub requests: usize,
+    /// When an instance took them.
+    pub started: Instant,
+    /// Joining their inputs, from then on; the model runs next, for [`Timing::compute`].
+    pub input: Duration,
+    /// Splitting the outputs, after the model ran.
+    pub output: Duration,
 }

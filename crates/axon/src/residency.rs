@@ -105,6 +105,13 @@ impl Residency {
         }
     }
 
+    /// Enters a model of which nothing is known, if it is not known.
+    pub fn add_unknown(&mut self, id: ModelId, now: Instant) {
+        if !self.models.contains_key(&id) {
+            self.add(id, 0, Hints::default(), now);
+        }
+    }
+
     /// Forgets a model that is not there; false when it is.
     pub fn remove(&mut self, id: ModelId) -> bool {
         if self.models.get(&id).is_some_and(|model| !matches!(model.place, Place::Absent)) {
@@ -246,11 +253,30 @@ impl Residency {
         }
     }
 
-    /// The bytes of a copy have come back.
-    pub fn left(&mut self, copy: CopyId) {
-        if let Some((_, bytes)) = self.leaving.remove(&copy) {
-            self.charged -= bytes;
+    /// The bytes of a copy have come back; false for one that was not evicted.
+    pub fn left(&mut self, copy: CopyId) -> bool {
+        let Some((_, bytes)) = self.leaving.remove(&copy) else { return false };
+        self.charged -= bytes;
+        self.evicted.retain(|(_, evicted)| *evicted != copy);
+        true
+    }
+
+    /// A model has been loaded, asked for here or not: returns the copy that is there now. One that was there before
+    /// leaves. The only way in which more than the budget is charged for as long as that takes.
+    pub fn published(&mut self, id: ModelId, bytes: u64, took: Duration, now: Instant) -> Option<CopyId> {
+        match self.models.get(&id)?.place {
+            Place::Loading { copy, .. } => {
+                self.loaded(id, bytes, took, now);
+                return Some(copy);
+            }
+            Place::Resident { .. } | Place::Queued { .. } => drop(self.retire(id)),
+            Place::Absent => {}
         }
+        let copy = CopyId(self.next_copy);
+        self.next_copy += 1;
+        self.place(id, Place::Loading { since: now, copy, bytes: 0 });
+        self.loaded(id, bytes, took, now);
+        Some(copy)
     }
 
     /// Somebody else unloads a resident model, or takes it out of the queue; returns the copy that leaves.
@@ -360,6 +386,13 @@ impl Residency {
             failures: model.failures,
             retry_at: model.retry_at,
         })
+    }
+
+    /// What a model takes, if somebody has measured it.
+    #[must_use]
+    pub fn measured(&self, id: ModelId) -> Option<u64> {
+        let model = self.models.get(&id)?;
+        model.reload.map(|_| model.bytes)
     }
 
     /// Every model, ascending.

@@ -10,6 +10,8 @@
 //! # }
 //! ```
 
+mod resident;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Observed, Protocol, Series};
 use crate::report::ModelReport;
 use crate::repository::{
-    Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher,
+    Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher, keep,
 };
 use crate::request::{InferenceRequest, InferenceResponse};
 use crate::signature::Signature;
@@ -151,6 +153,10 @@ impl InferenceServer {
             watcher: Mutex::default(),
         };
         let server = Self { inner: Arc::new(inner) };
+        if let Some(kept) = server.inner.repository.kept() {
+            let inner = Arc::downgrade(&server.inner);
+            keep(kept, move || inner.upgrade())?;
+        }
         if control == ControlMode::Poll {
             server.follow(interval.0)?;
         }
@@ -257,8 +263,10 @@ impl InferenceServer {
     /// Any [`ErrorKind`](crate::ErrorKind); the message names the field that is wrong.
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.submit(request.into(), move |answer| drop(sender.send(answer)))?;
-        ticket.finish(receiver).await
+        let reply = move |answer| drop(sender.send(answer));
+        let mut request = request.into();
+        self.load_first(&mut request).await?;
+        self.submit(request, reply)?.finish(receiver).await
     }
 
     /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the
@@ -381,6 +389,12 @@ impl InferenceServer {
     #[must_use]
     pub fn control_mode(&self) -> ControlMode {
         self.inner.repository.control_mode()
+    }
+
+    /// The versions that are meant to be loaded and are not, each with whether it is being loaded.
+    #[must_use]
+    pub fn unready(&self) -> Vec<(String, u64, bool)> {
+        self.inner.repository.unready()
     }
 
     /// True from [`InferenceServer::stop`] on.

@@ -11,9 +11,11 @@ mod memory;
 mod rows;
 mod shape;
 mod tensor;
+mod trim;
 
 pub use datatype::DataType;
 pub use memory::{ALIGNMENT, Memory, MemoryMut};
 pub use rows::{RowsError, concat_rows, split_rows};
 pub use shape::{MAX_RANK, Shape, ShapeError};
 pub use tensor::{Element, Tensor, TensorError};
+pub use trim::trim;

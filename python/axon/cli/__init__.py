@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from axon import __version__
-from axon.cli import add, bench, cache, explain, infer, inspect, serve, simulate, top
+from axon.cli import add, bench, cache, examine, explain, infer, inspect, residency, serve, simulate, top
 from axon.cli.parser import Parser
 from axon.errors import AxonError
 
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     simulate.add_to(commands)
     add.add_to(commands)
     cache.add_to(commands)
+    residency.add_to(commands)
+    examine.add_to(commands)
     top.add_to(commands)
     try:
         code = _run(parser, arguments)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from axon.errors import AxonError
 
-__all__ = ["URL", "ask", "base_of"]
+__all__ = ["URL", "ask", "base_of", "tell"]
 
 #: Where `axon serve` listens if nothing else is said.
 URL: Final = "http://127.0.0.1:8000"
@@ -30,11 +30,27 @@ def ask(url: str, path: str, member: str) -> dict[str, Any]:
     Raises:
         AxonError: The server cannot be asked, refuses, or is none of Axon's.
     """
+    base = base_of(url)
+    document = _exchange(base, "GET", path, _TIMEOUT_S)
+    if not isinstance(document, dict) or member not in document:
+        raise AxonError(f"{base} answered with something else: it is no Axon server")
+    return document
+
+
+def tell(url: str, path: str, *, timeout_s: float) -> None:
+    """Have the server at `url` do what `path` says, and wait `timeout_s` seconds for it at most.
+
+    Raises:
+        AxonError: The server cannot be asked or refuses.
+    """
+    _exchange(base_of(url), "POST", path, timeout_s)
+
+
+def _exchange(base: str, method: str, path: str, timeout_s: float) -> Any:  # noqa: ANN401 - JSON is anything
     import httpx2  # noqa: PLC0415 - the command line starts without it
 
-    base = base_of(url)
     try:
-        response = httpx2.get(f"{base}/{path}", timeout=_TIMEOUT_S)
+        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
     try:
@@ -43,7 +59,7 @@ def ask(url: str, path: str, member: str) -> dict[str, Any]:
         document = {}
     if response.status_code != httpx2.codes.OK:
         told = document.get("error") if isinstance(document, dict) else None
-        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}")
-    if not isinstance(document, dict) or member not in document:
-        raise AxonError(f"{base} answered with something else: it is no Axon server")
+        again = response.headers.get("retry-after")
+        hint = f"\nhint: try again in {again} s" if again else ""
+        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}{hint}")
     return document

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Commands", "Parser", "bounded", "duration", "model_name"]
+__all__ = ["Commands", "Parser", "bounded", "duration", "model_name", "size"]
 
 #: What `add_subparsers` returns; the class has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
@@ -90,6 +90,28 @@ def duration(low: float, high: float, *, needs_unit: bool = False) -> Callable[[
         return seconds
 
     return parse
+
+
+_SIZES: Final = {
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "B": 1,
+}
+
+
+def size(text: str) -> int:
+    """Parse `8GiB`, `500MB` or a number of bytes: the rule of the native command."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)([kKMGT]i?B|B)?", text)
+    unit = _SIZES.get(found[2] or "B") if found else None
+    if found is None or unit is None or not 1 <= (count := int(float(found[1]) * unit)) <= 9 * 10**18:
+        raise argparse.ArgumentTypeError(f"expected a size such as 8GiB, 500MB or a number of bytes, got {text!r}")
+    return count
 
 
 def _text(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from axon import _axon
 from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
-from axon.cli.parser import bounded
+from axon.cli.parser import bounded, size
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def add_to(commands: Commands) -> None:
         help="port for gRPC; 0 takes a free one (default: 8001)",
     )
     parser.add_argument("--no-grpc", action="store_true", help="serve no gRPC")
+    _add_metrics(parser)
     parser.add_argument(
         "--max-request-bytes",
         type=bounded(int, "an integer", 1 << 10, (1 << 32) - 1),
@@ -69,10 +70,10 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--model-control-mode",
-        choices=["none", "explicit", "poll"],
+        choices=["none", "explicit", "poll", "auto"],
         default="none",
-        help="none: all models are loaded at start and stay; explicit: on request; poll: as the folder changes "
-        "(default: none)",
+        help="none: all models are loaded at start and stay; explicit: on request; poll: as the folder changes; auto: "
+        "by the first request for each, until others are worth more (default: none)",
     )
     parser.add_argument(
         "--repository-poll-secs",
@@ -80,6 +81,13 @@ def add_to(commands: Commands) -> None:
         default=15,
         metavar="SECONDS",
         help="time between two looks in mode poll; 0 leaves it to the system to tell of changes (default: 15)",
+    )
+    parser.add_argument(
+        "--memory-budget",
+        type=size,
+        metavar="SIZE",
+        help="bytes that loaded models may take together in mode auto, such as 8GiB or 500MB (default: what the host "
+        "or the cgroup has, less a tenth, or 256 MiB where that is more)",
     )
     _add_load_check(parser)
     add_cache_options(parser, may_be_off=True)
@@ -96,8 +104,40 @@ def add_to(commands: Commands) -> None:
         default="warn",
         help="least urgent messages on standard error (default: warn)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="how messages are written: a line of text or a JSON object each (default: text)",
+    )
+    parser.add_argument(
+        "--access-log",
+        type=_access_log,
+        default="off",
+        metavar="off|errors|RATIO",
+        help="which requests have a line in the log, whatever the level: none, those that are refused or fail, or "
+        "these and a share of the others, 0 to 1 (default: off)",
+    )
+    _add_tracing(parser)
     add_model_options(parser)
     parser.set_defaults(run=_run)
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics-port",
+        type=bounded(int, "an integer", 0, _LARGEST_PORT),
+        default=8002,
+        metavar="PORT",
+        help="port for metrics; 0 takes a free one (default: 8002)",
+    )
+    parser.add_argument(
+        "--metrics",
+        choices=["on", "off"],
+        default="on",
+        help="on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: "
+        "neither (default: on)",
+    )
 
 
 def _add_load_check(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +163,39 @@ def _add_load_check(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tracing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="OpenTelemetry collector that traces are sent to, such as http://127.0.0.1:4318 "
+        "(default: what OTEL_EXPORTER_OTLP_ENDPOINT says, else none)",
+    )
+    parser.add_argument(
+        "--otlp-protocol",
+        choices=["http/protobuf", "grpc"],
+        help="how the collector is spoken to (default: what OTEL_EXPORTER_OTLP_PROTOCOL says, else http/protobuf)",
+    )
+    parser.add_argument(
+        "--trace-ratio",
+        type=bounded(float, "a number", 0, 1),
+        default=1.0,
+        metavar="RATIO",
+        help="share of requests that are traced whose callers do not say, 0 to 1 (default: 1)",
+    )
+    parser.add_argument(
+        "--trace-slow-ms",
+        type=bounded(int, "an integer", 1, _DAY_S * 1000),
+        metavar="MILLISECONDS",
+        help="requests that take so long are traced whatever the ratio (default: none)",
+    )
+
+
+def _access_log(text: str) -> str:
+    if text not in {"off", "errors"}:
+        bounded(float, "off, errors or a number", 0.0, 1.0)(text)
+    return text
+
+
 def _run(chosen: argparse.Namespace) -> int:
     host = "127.0.0.1" if chosen.host == "localhost" else chosen.host
     try:
@@ -135,6 +208,7 @@ def _run(chosen: argparse.Namespace) -> int:
     loading = replace(
         cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
+        memory_budget=chosen.memory_budget,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
         check=chosen.load_check,
@@ -149,10 +223,18 @@ def _run(chosen: argparse.Namespace) -> int:
                 "host": host,
                 "http_port": chosen.http_port,
                 "grpc_port": None if chosen.no_grpc else chosen.grpc_port,
+                "metrics_port": chosen.metrics_port,
+                "metrics": chosen.metrics,
                 "max_request_bytes": chosen.max_request_bytes,
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,
                 "log_level": chosen.log_level,
+                "log_format": chosen.log_format,
+                "access_log": chosen.access_log,
+                "otlp_endpoint": chosen.otlp_endpoint,
+                "otlp_protocol": chosen.otlp_protocol,
+                "trace_ratio": chosen.trace_ratio,
+                "trace_slow_ms": chosen.trace_slow_ms,
             },
             native,
         )

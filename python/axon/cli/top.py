@@ -65,7 +65,11 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _look(url: str) -> dict[str, Any]:
-    return ask(url, "v2/axon/overview", "models")
+    overview = ask(url, "v2/axon/overview", "models")
+    # Only in this mode are models kept under a limit.
+    if overview["server"]["control"] == "auto":
+        overview["residency"] = ask(url, "v2/residency", "models")
+    return overview
 
 
 def _print_once(shown: Shown) -> None:

@@ -83,7 +83,8 @@ def view(shown: Shown, *, height: int, ascii_only: bool) -> RenderableType:
     parts: list[RenderableType] = [*_head(shown), _table(models[:room], shown, ascii_only=ascii_only)]
     if len(models) > room:
         parts.append(_line(f"and {len(models) - room} more"))
-    if residency := shown.overview.get("residency"):
+    residency = shown.overview.get("residency")
+    if residency and residency["budget_bytes"] is not None:
         parts.append(_line(_memory(residency)))
     rows = height - _OTHER_LINES - len(models) if height else 12
     if rows >= _LEAST_HEAT_ROWS:
@@ -159,10 +160,10 @@ def _cells(model: Mapping[str, Any]) -> list[Text]:
 
 
 def _memory(residency: Mapping[str, Any]) -> str:
-    loaded = sum(1 for model in residency["models"] if model["loaded"])
+    loaded = sum(1 for model in residency["models"] if model["state"] == "READY")
     return (
-        f"memory: {_bytes(residency['used_bytes'])} of {_bytes(residency['budget_bytes'])}, "
-        f"{loaded} of {len(residency['models'])} models loaded"
+        f"memory: {_bytes(residency['charged_bytes'])} of {_bytes(residency['budget_bytes'])}, "
+        f"{loaded} of {len(residency['models'])} models loaded, {residency['evictions']} evictions"
     )
 
 

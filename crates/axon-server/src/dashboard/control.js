@@ -1,11 +1,18 @@
-// Loading and unloading: only where the server takes such requests.
+// Loading, unloading and pinning: only where the server takes such requests.
 
 import { post } from "./api.js";
 import { make } from "./dom.js";
 
-const NAMES = { load: "Load", unload: "Unload" };
+/** What is on the button of a verb, what is said while it is done, and when it was. */
+const VERBS = {
+  load: ["Load", "Loading", "loaded"],
+  unload: ["Unload", "Unloading", "unloaded"],
+  warm: ["Load now", "Loading", "loaded"],
+  pin: ["Pin", "Pinning", "pinned"],
+  unpin: ["Unpin", "Unpinning", "unpinned"],
+};
 
-/** Whether the server loads and unloads on request. */
+/** Whether the server loads and unloads whatever is asked. */
 export function canControl({ control }) {
   return control === "explicit";
 }
@@ -17,16 +24,17 @@ export function canControl({ control }) {
 export function controls({ name, verbs, say }) {
   const group = make("span", { class: "controls" });
   for (const verb of verbs) {
-    const button = make("button", { type: "button", "aria-label": `${NAMES[verb]} ${name}` }, NAMES[verb]);
+    const [title, doing, done] = VERBS[verb];
+    const button = make("button", { type: "button", "aria-label": `${title} ${name}` }, title);
     button.addEventListener("click", async () => {
       if (verb === "unload" && !(await confirmed(name))) return;
       button.disabled = true;
-      say(`${NAMES[verb]}ing ${name}.`);
+      say(`${doing} ${name}.`);
       try {
         await post(`v2/repository/models/${encodeURIComponent(name)}/${verb}`, {});
-        say(`${name} was ${verb}ed.`);
+        say(`${name} was ${done}.`);
       } catch (error) {
-        say(`${name} was not ${verb}ed: ${error.message}`);
+        say(`${name} was not ${done}: ${error.message}`);
       }
       button.disabled = false;
     });

@@ -5,8 +5,7 @@
 import { draw, make, Rows, section, setAttribute, setText } from "./dom.js";
 import { clock, count, milliseconds } from "./format.js";
 
-/** The size that the picture is drawn for, in its own units: the screen may scale it. */
-const WIDTH = 960;
+/** The height of the picture in pixels of the style sheet; it is as wide as there is room. */
 const HEIGHT = 240;
 /** Room for the words on the left and below. */
 const LEFT = 64;
@@ -15,11 +14,12 @@ const BELOW = 24;
 /** A heat map with its heading, its table and its words. */
 export class HeatMap {
   constructor(title) {
-    this.canvas = make("canvas", { width: WIDTH, height: HEIGHT, role: "img", tabindex: 0 });
+    this.canvas = make("canvas", { role: "img", tabindex: 0 });
     this.told = make("p", { class: "quiet", "aria-live": "polite" });
     this.none = make("p", { class: "quiet" }, "Nothing was answered in the last minutes.");
     this.rows = new Rows(["From", "Requests", "p50", "p99", "Slowest within"]);
     this.details = make("details", {}, make("summary", {}, "As a table"), this.rows.table(title));
+    for (const part of [this.none, this.canvas, this.details]) part.hidden = true;
     this.element = section(title, this.none, this.canvas, this.told, this.details);
     this.chosen = null;
     this.canvas.addEventListener("keydown", (event) => this.step(event));
@@ -56,11 +56,12 @@ export class HeatMap {
     const { slots, bounds_ms: bounds } = this.latency;
     const style = getComputedStyle(this.canvas);
     const context = this.canvas.getContext("2d");
+    const width = this.size(context);
     const [low, high] = rowsUsed(slots);
-    const wide = (WIDTH - LEFT) / slots.length;
+    const wide = (width - LEFT) / slots.length;
     const tall = (HEIGHT - BELOW) / (high - low + 1);
     const most = Math.max(...slots.flatMap(({ counts }) => counts));
-    context.clearRect(0, 0, WIDTH, HEIGHT);
+    context.clearRect(0, 0, width, HEIGHT);
     context.fillStyle = style.getPropertyValue("--heat");
     slots.forEach(({ counts }, column) => counts.forEach((number, row) => {
       if (!number) return;
@@ -83,17 +84,29 @@ export class HeatMap {
     for (const column of marks) {
       const text = clock(slots[column].start_ms);
       const wanted = LEFT + column * wide;
-      context.fillText(text, Math.min(wanted, WIDTH - context.measureText(text).width), HEIGHT - 6);
+      context.fillText(text, Math.min(wanted, width - context.measureText(text).width), HEIGHT - 6);
     }
-    this.paintLine(context, style, { low, high, tall });
+    this.paintLine(context, style, { low, high, tall, width });
     if (this.chosen !== null) {
       context.strokeStyle = style.color;
       context.strokeRect(LEFT + this.chosen * wide, 0, wide, HEIGHT - BELOW);
     }
   }
 
+  /** Gives the canvas the pixels of the screen, and returns its width in those of the style sheet. */
+  size(context) {
+    const width = this.canvas.clientWidth;
+    const scale = devicePixelRatio;
+    if (this.canvas.width !== Math.round(width * scale) || this.canvas.height !== Math.round(HEIGHT * scale)) {
+      this.canvas.width = Math.round(width * scale);
+      this.canvas.height = Math.round(HEIGHT * scale);
+    }
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    return width;
+  }
+
   /** The line that the p99 is measured against. */
-  paintLine(context, style, { low, high, tall }) {
+  paintLine(context, style, { low, high, tall, width }) {
     if (!this.line) return;
     const row = this.latency.bounds_ms.findIndex((bound) => bound >= this.line);
     if (row < low || row > high) return;
@@ -101,7 +114,7 @@ export class HeatMap {
     context.setLineDash([6, 4]);
     context.beginPath();
     context.moveTo(LEFT, (high - row) * tall + 0.5);
-    context.lineTo(WIDTH, (high - row) * tall + 0.5);
+    context.lineTo(width, (high - row) * tall + 0.5);
     context.stroke();
     context.setLineDash([]);
   }
@@ -117,8 +130,8 @@ export class HeatMap {
 
   point(event) {
     const box = this.canvas.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * WIDTH - LEFT;
-    const column = Math.floor((x / (WIDTH - LEFT)) * this.latency.slots.length);
+    const part = (event.clientX - box.left - LEFT) / (box.width - LEFT);
+    const column = Math.floor(part * this.latency.slots.length);
     this.choose(column >= 0 ? Math.min(column, this.latency.slots.length - 1) : null);
   }
 

@@ -1,9 +1,9 @@
 // The first view: what is served, how it does, and what is kept in memory.
 
-import { canControl, controls } from "./control.js";
-import { make, Rows, section, setAttribute, setText } from "./dom.js";
+import { make, Rows, section, setText } from "./dom.js";
 import { bytes, count, milliseconds, short, words } from "./format.js";
 import { HeatMap } from "./heatmap.js";
+import { Residency } from "./residency.js";
 import { Shelf } from "./shelf.js";
 
 const COLUMNS = [
@@ -16,7 +16,7 @@ export function showModels(place, signal) {
   const rows = new Rows(COLUMNS);
   const none = make("p", { class: "quiet" }, "No model is loaded.");
   const heat = new HeatMap("Latency of all models");
-  const residency = new Residency();
+  const residency = new Residency(signal);
   const shelf = new Shelf(signal);
   const models = section("Models", rows.table("Every version that is loaded or was to be"), none, shelf.element);
   place.append(make("h2", { class: "hidden" }, "Overview"), figures.element, models, heat.element, residency.element);
@@ -27,8 +27,7 @@ export function showModels(place, signal) {
     rows.body.parentElement.hidden = !none.hidden;
     rows.update(overview.models.map((model) => ({ key: keyOf(model), cells: cellsOf(model, links) })));
     heat.update(overview.latency, null);
-    residency.update(overview.residency, overview.server);
-    await shelf.update(overview);
+    await Promise.all([residency.update(overview), shelf.update(overview)]);
   };
 }
 
@@ -112,49 +111,5 @@ class Figures {
     set("p99", milliseconds(latency.p99_ms));
     set("Waiting", count(sum("waiting")));
     set("Refused/s", short(sum("refused_per_s")));
-  }
-}
-
-/** What is kept in memory under a limit; hidden where the server has none. */
-class Residency {
-  constructor() {
-    this.rows = new Rows(["Model", "In memory", "Size", "Score", "Predicted reload", "Pinned", "Change"]);
-    this.room = make("p");
-    this.meter = make("meter", { min: 0, max: 1, "aria-label": "Memory used of the limit" });
-    this.told = make("p", { role: "status" });
-    const table = this.rows.table("The models that could be in memory, what is worth keeping first");
-    this.element = section("Memory", this.room, this.meter, table, this.told);
-    this.element.hidden = true;
-    this.buttons = new Map();
-  }
-
-  update(residency, server) {
-    this.element.hidden = !residency;
-    if (!residency) return;
-    const { budget_bytes: budget, used_bytes: used, models } = residency;
-    setText(this.room, `${bytes(used)} of ${bytes(budget)} are used.`);
-    setAttribute(this.meter, "value", budget ? Math.min(1, used / budget) : 0);
-    this.rows.update(models.map((model) => ({ key: keyOf(model), cells: this.cellsOf(model, server) })));
-  }
-
-  cellsOf(model, server) {
-    return [
-      model.name,
-      model.loaded ? { text: "yes", class: "good" } : "no",
-      bytes(model.bytes),
-      short(model.score),
-      milliseconds(model.predicted_reload_ms),
-      model.pinned ? "yes" : "no",
-      canControl(server) ? this.buttonsOf(model) : "",
-    ];
-  }
-
-  buttonsOf(model) {
-    const key = keyOf(model);
-    if (!this.buttons.has(key)) {
-      const { name } = model;
-      this.buttons.set(key, controls({ name, verbs: ["load", "unload"], say: (text) => setText(this.told, text) }));
-    }
-    return this.buttons.get(key);
   }
 }

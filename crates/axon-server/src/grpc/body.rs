@@ -38,6 +38,16 @@ impl Drop for Stream {
     }
 }
 
+impl GrpcBody {
+    /// How a unary call ends that did not fail at once.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::Ready(_, trailers) => trailers.as_ref(),
+            Self::Stream(_) | Self::Reflection(_) => None,
+        }
+    }
+}
+
 impl Body for GrpcBody {
     type Data = Bytes;
     type Error = BoxError;

@@ -108,13 +108,14 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         Verb::ModelReady => {
             let ModelReadyRequest { name, version } = decode(message)?;
             check_name(&name)?;
-            let ready = app.server.model(&name, parse(&version)?).is_ok();
+            let ready = crate::health::model_ready(app, &name, parse(&version)?).is_ok();
             encode(&ModelReadyResponse { ready })
         }
         Verb::ServerMetadata => encode(&verbs::server_metadata(app)),
         Verb::ModelMetadata => {
             let ModelMetadataRequest { name, version } = decode(message)?;
             check_name(&name)?;
+            app.server.loaded_model(&name, parse(&version)?, None).await?;
             encode(&verbs::model_metadata(app, &name, parse(&version)?)?)
         }
         Verb::ModelStatistics => {
@@ -179,6 +180,7 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
         Verb::ModelConfig => {
             let ModelConfigRequest { name, version } = decode(message)?;
             check_name(&name)?;
+            app.server.loaded_model(&name, parse(&version)?, None).await?;
             let config = config_message(verbs::model_config(app, &name, parse(&version)?)?)?;
             encode(&ModelConfigResponse { config: Some(config) })
         }

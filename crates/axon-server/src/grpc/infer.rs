@@ -1,7 +1,7 @@
 //! `ModelInfer`: one question, one answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axon::metrics::{Code, Observed, Protocol};
 use axon::request::{InferenceRequest, Timing};
@@ -19,6 +19,7 @@ use crate::codec::{self, Decoded, OutputFormat};
 use crate::compat::Context;
 use crate::proto::inference::{ModelInferRequest, ModelInferResponse};
 use crate::timing;
+use crate::trace::{Entry, Span};
 
 /// Messages of more bytes than this are read on another thread: they take a millisecond or more.
 const INLINE: usize = 4 << 20;
@@ -66,11 +67,16 @@ pub(super) struct Answered {
 }
 
 /// Asks a model.
-pub(super) async fn ask(app: &App, question: Question, observed: &mut Observed) -> Result<Answered> {
+pub(super) async fn ask(
+    app: &App,
+    question: Question,
+    observed: &mut Observed,
+    span: &Span,
+) -> Result<Answered> {
     let Question { request, id, format } = question;
     let model = request.model.clone();
-    let response =
-        app.ask(request, observed).await.inspect_err(|error| log_failure(error, &model, id.as_deref()))?;
+    let answer = app.ask(request, observed, span).await;
+    let response = answer.inspect_err(|error| log_failure(error, &model, id.as_deref(), span))?;
     let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
     let encode = move || {
@@ -130,12 +136,18 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
     let mut observed = observe(app, message.as_ref(), length);
     let about = message.as_ref().map(|message| (message.model_name.clone(), message.id.clone()));
     let (model, id) = about.unwrap_or_default();
+    let span = match &message {
+        Ok(message) => span(app, call, call.came, "ModelInfer", message),
+        Err(_) => Span::none(),
+    };
+    observed.set_trace(span.kept_trace());
     let answered = match message {
-        Ok(message) => tell(app, (message, length), call, &mut observed).await,
+        Ok(message) => tell(app, (message, length), call, &mut observed, &span).await,
         Err(error) => Err(error),
     };
-    let response = answered.unwrap_or_else(|error| {
+    let mut response = answered.unwrap_or_else(|error| {
         observed.refuse(&error);
+        span.failed(&error);
         let context = Context { model: &model, id: (!id.is_empty()).then_some(id.as_str()) };
         refusal(app.compat, &error, context)
     });
@@ -144,7 +156,26 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
         _ => (status::read(response.headers()), 0),
     };
     observed.end(Code::grpc(code), bytes);
+    match response.body_mut() {
+        GrpcBody::Ready(_, Some(trailers)) => span.ending(trailers),
+        _ => span.ending(response.headers_mut()),
+    }
+    span.ride(&mut response);
     Ok(response)
+}
+
+/// The span of a question that came at `came`.
+pub(super) fn span(
+    app: &App,
+    call: &Call,
+    came: Instant,
+    method: &'static str,
+    message: &ModelInferRequest,
+) -> Span {
+    let ModelInferRequest { model_name, id, .. } = message;
+    let span = Span::begin(app, call.caller.clone(), came, model_name, Entry::Grpc { method });
+    span.named((!id.is_empty()).then_some(id));
+    span
 }
 
 /// The only message of a call, and its length.
@@ -159,9 +190,10 @@ async fn tell(
     (message, length): (ModelInferRequest, usize),
     call: &Call,
     observed: &mut Observed,
+    span: &Span,
 ) -> Result<Response<GrpcBody>> {
     let question = read(app, message, length, call.timeout).await?;
-    let Answered { message, raw, timing } = ask(app, question, observed).await?;
+    let Answered { message, raw, timing } = ask(app, question, observed, span).await?;
     let (message, tail) = encode(&message, raw)?;
     let mut response = respond(call, message, tail)?;
     if let GrpcBody::Ready(_, Some(trailers)) = response.body_mut() {

@@ -14,6 +14,7 @@ mod wire;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axon::error::Echo;
 use axon::{Error, ErrorKind, Result};
@@ -23,12 +24,14 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
+use crate::access::Visit;
 use crate::app::App;
 use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
-use crate::connection::Answer;
+use crate::connection::{Answer, Port};
 use crate::host::check_host;
 use crate::proto::health::HealthCheckRequest;
+use crate::trace::{Caller, Sending};
 use body::GrpcBody;
 use calls::Verb;
 use wire::Messages;
@@ -54,6 +57,8 @@ impl Grpc {
 }
 
 impl Answer for Grpc {
+    const PORT: Port = Port::Grpc;
+
     type Body = GrpcBody;
 
     const HTTP2_ONLY: Option<&'static str> = Some(
@@ -82,10 +87,16 @@ impl Answer for Grpc {
                 Err(error) => refusal(self.app.compat, &error, Context::default()),
             };
         }
-        match call(&self.app, request).await {
+        let visit = Visit::begin(self.app.access, &request);
+        let response = match call(&self.app, request).await {
             Ok(response) => response,
             Err(error) => refusal(self.app.compat, &error, Context::default()),
+        };
+        // What asks a model is told of by its span.
+        if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
+            visit.ended(response.body().trailers().unwrap_or(response.headers()));
         }
+        response
     }
 }
 
@@ -96,6 +107,9 @@ struct Call {
     timeout: Option<std::time::Duration>,
     /// A stream ends with the first error, instead of going on.
     error_ends_stream: bool,
+    caller: Caller,
+    /// When its headers had come.
+    came: Instant,
 }
 
 async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<GrpcBody>> {
@@ -109,6 +123,8 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
         encoding: encoding.filter(|&encoding| wire::is_accepted(&head.headers, encoding)),
         timeout: wire::timeout(&head.headers)?,
         error_ends_stream,
+        caller: Caller::of(&head.headers),
+        came: Instant::now(),
     };
     let mut messages = Messages::new(incoming, encoding, app.body_limit);
     match verb {

@@ -5,7 +5,7 @@
 //! are not read until an answer has been written.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axon::metrics::{Code, Observed};
 use axon::{Error, Result};
@@ -25,6 +25,7 @@ use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
 };
+use crate::trace::Span;
 
 /// The most questions of one stream that are being answered.
 const MAX_OPEN: usize = 64;
@@ -36,6 +37,7 @@ const FINAL: &str = "triton_final_response";
 struct Asked {
     model: String,
     id: String,
+    span: Arc<Span>,
     answer: JoinHandle<Result<ModelInferResponse>>,
 }
 
@@ -120,9 +122,16 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
     let mut observed = infer::observe(&app, message.as_ref(), length);
+    let span = match &message {
+        Ok(message) => infer::span(&app, call, Instant::now(), "ModelStreamInfer", message),
+        Err(_) => Span::none(),
+    };
+    observed.set_trace(span.kept_trace());
+    let span = Arc::new(span);
+    let asked = Arc::clone(&span);
     let answer = tokio::spawn(async move {
         let answered = match message {
-            Ok(message) => tell(&app, (message, length), timeout, &mut observed).await,
+            Ok(message) => tell(&app, (message, length), timeout, &mut observed, &asked).await,
             Err(error) => Err(error),
         };
         let (code, bytes) = match &answered {
@@ -135,7 +144,7 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
         observed.end(Code::grpc(code), bytes);
         answered
     });
-    Asked { model, id, answer }
+    Asked { model, id, span, answer }
 }
 
 /// The answer to a question of so many bytes.
@@ -144,10 +153,11 @@ async fn tell(
     (message, length): (ModelInferRequest, usize),
     timeout: Option<Duration>,
     observed: &mut Observed,
+    span: &Span,
 ) -> Result<ModelInferResponse> {
     let _guard = app.enter()?;
     let question = infer::read(app, message, length, timeout).await?;
-    let infer::Answered { mut message, raw, .. } = infer::ask(app, question, observed).await?;
+    let infer::Answered { mut message, raw, .. } = infer::ask(app, question, observed, span).await?;
     let choice = Some(ParameterChoice::BoolParam(true));
     message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });
     message.raw_output_contents = raw.into_iter().map(Bytes::from_owner).collect();
@@ -162,6 +172,7 @@ async fn write(
     frames: &mpsc::Sender<Frame<Bytes>>,
 ) -> Result<(), Option<Error>> {
     let answer = (&mut asked.answer).await.unwrap_or_else(|error| Err(Error::internal(error)));
+    asked.span.told(&answer);
     let (error_message, response) = match answer {
         Ok(response) => (String::new(), response),
         Err(error) if call.error_ends_stream => return Err(Some(error)),

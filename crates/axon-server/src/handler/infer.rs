@@ -1,6 +1,6 @@
 //! The verbs that ask a model: `infer`, `generate` and `generate_stream`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axon::metrics::Observed;
 use axon::request::InferenceRequest;
@@ -8,7 +8,8 @@ use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
-use hyper::{Response, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{Response, StatusCode, Version};
 
 use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
 use crate::app::{App, log_failure, off_the_wire};
@@ -17,6 +18,7 @@ use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
 use crate::route::ModelVerb;
 use crate::timing;
+use crate::trace::{Caller, Entry, Span};
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -32,6 +34,17 @@ const INLINE_BINARY: usize = 4 << 20;
 
 /// Binary answers up to this many bytes are copied into one buffer: cheaper than a vectored write.
 const COPY_LIMIT: usize = 32 << 10;
+
+/// The span of a request that asks a model.
+pub(super) fn span(app: &App, head: &Parts, name: &str, version: Option<u64>, verb: ModelVerb) -> Span {
+    let verb = match verb {
+        ModelVerb::Generate => "generate",
+        ModelVerb::GenerateStream => "generate_stream",
+        _ => "infer",
+    };
+    let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
+    Span::begin(app, Caller::of(&head.headers), Instant::now(), name, entry)
+}
 
 /// Answers a verb that asks a model; what becomes of the request is noted in `observed`.
 pub(super) async fn answer(
@@ -59,20 +72,22 @@ async fn infer(
     body: Bytes,
     observed: &mut Observed,
 ) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, span } = asked;
     let headers = &head.headers;
     observed.arrive(body.len());
     let decoded = decode(app, headers, body, name, version).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    span.named(id.as_deref());
     let timeout = shorter(timeout, request_timeout(headers)?);
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = match app.ask(request, observed).await {
+    let response = match app.ask(request, observed, span).await {
         Ok(response) => response,
         Err(error) => {
             observed.refuse(&error);
-            log_failure(&error, name, id.as_deref());
+            span.failed(&error);
+            log_failure(&error, name, id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
@@ -129,13 +144,14 @@ async fn generate(
     is_stream: bool,
     observed: &mut Observed,
 ) -> Result<Response<Frames>> {
-    let Asked { head, name, version } = asked;
+    let Asked { head, name, version, span } = asked;
     observed.arrive(body.len());
-    let model = app.server.model(name, version)?;
+    let model = app.server.loaded_model(name, version, request_timeout(&head.headers)?).await?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
     let Generated { inputs, id, timeout, priority, sequence, parameters } =
         off_the_wire(is_long, decode).await?;
+    span.named(id.as_deref());
     let timeout = shorter(timeout, request_timeout(&head.headers)?);
     let request = InferenceRequest {
         model: name.to_owned(),
@@ -147,11 +163,12 @@ async fn generate(
         sequence,
         parameters,
     };
-    let response = match app.ask(request, observed).await {
+    let response = match app.ask(request, observed, span).await {
         Ok(response) => response,
         Err(error) => {
             observed.refuse(&error);
-            log_failure(&error, name, id.as_deref());
+            span.failed(&error);
+            log_failure(&error, name, id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
@@ -199,6 +216,10 @@ async fn decode(
     };
     let encoding = content_encoding(headers);
     let limit = app.body_limit;
+    // The body is the only input's bytes, and the model says what they are.
+    if text_length(headers) == Some(0) {
+        app.server.loaded_model(name, version, request_timeout(headers)?).await?;
+    }
     let server = app.server.clone();
     let name = name.to_owned();
     // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the

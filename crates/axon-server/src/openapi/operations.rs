@@ -32,6 +32,8 @@ enum Body {
     Events,
     /// A page to look at.
     Page,
+    /// Plain text.
+    Text,
 }
 
 /// Groups of operations.
@@ -99,9 +101,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get(MODELS, "/v2/models/stats", "getStatistics", "The counters of all models").gives(Body::Json("Statistics")),
 
     get(SERVER, "/v2/health/live", "isLive", "Whether the process answers").gives(Body::Json("ServerLive")),
-    get(SERVER, "/v2/health/ready", "isReady", "Whether every model is ready")
+    get(SERVER, READY, "isReady", "Whether every model is ready")
         .gives(Body::Json("ServerReady")).fails(&[503]),
     get(SERVER, "/v2", "getServer", "The server's name, version and extensions").gives(Body::Json("ServerMetadata")),
+    get(SERVER, "/metrics", "getMetrics", "What the server tells of itself, for Prometheus").gives(Body::Text).fails(&[404]),
     get(SERVER, "/v2/axon/overview", "getOverview", "How the server and its models are now").gives(Body::Json("Overview")),
     get(SERVER, "/dashboard", "getDashboard", "The same, as a page, which is at `/` too").gives(Body::Page),
     get(SERVER, "/openapi.json", "getDocument", "This document").gives(Body::Json("Document")),
@@ -114,6 +117,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .takes(Body::Optional("LoadRequest")).fails(LOADING),
     post(REPOSITORY, "/v2/repository/models/{model}/unload", "unloadModel", "Unload a model")
         .takes(Body::Optional("UnloadRequest")).fails(LOADING),
+    post(REPOSITORY, "/v2/repository/models/{model}/warm", "warmModel", "Load a model if it is not loaded, in mode auto")
+        .fails(LOADING),
+    post(REPOSITORY, "/v2/repository/models/{model}/pin", "pinModel", "Load a model and have it stay, in mode auto")
+        .fails(LOADING),
+    post(REPOSITORY, "/v2/repository/models/{model}/unpin", "unpinModel", "Let a model go like any other, in mode auto")
+        .fails(LOADING),
+    get(REPOSITORY, "/v2/residency", "getResidency", "Which models are in memory, and what they are worth")
+        .gives(Body::Json("Residency")),
 
     get(SHARED_MEMORY, "/v2/systemsharedmemory/status", "listSystemRegions", "The regions of system shared memory")
         .gives(Body::Json("SystemRegions")).fails(SHARING),
@@ -172,11 +183,12 @@ impl Operation {
     pub fn parameters(&self, path: &str) -> Vec<Value> {
         let in_path = ["model", "version", "region"].into_iter();
         let in_path = in_path.filter(|name| path.contains(&format!("{{{name}}}")));
+        let in_query: &[&str] = if path == READY { &[VERBOSE] } else { &[] };
         let in_head: &[&str] = match self.request {
             Body::Tensors(_) => IN_HEAD,
             _ => &[],
         };
-        in_path.chain(in_head.iter().copied()).map(parameter).collect()
+        in_path.chain(in_query.iter().chain(in_head).copied()).map(parameter).collect()
     }
 
     pub fn request_body(&self) -> Option<Value> {
@@ -212,6 +224,7 @@ impl Body {
             }
             Self::Tensors(name) => tensors(schema(name)),
             Self::Events => json!({ "text/event-stream": { "schema": schema("Events") } }),
+            Self::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
             Self::Page => json!({ "text/html": { "schema": { "type": "string" } } }),
         }
     }
@@ -226,6 +239,10 @@ pub(super) fn tensors(schema: Value) -> Value {
 
 /// The parameters in the head of a request that has tensors.
 pub(super) const IN_HEAD: &[&str] = &[HEADER_LENGTH, "Content-Encoding", "Accept-Encoding"];
+
+/// The path that says whether the server is ready, and the parameter with which it says why not.
+const READY: &str = "/v2/health/ready";
+const VERBOSE: &str = "verbose";
 
 const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
 
@@ -242,6 +259,12 @@ pub(super) fn parameters() -> Value {
         "model": in_path("model", "The model's name.", json!({ "type": "string", "minLength": 1 })),
         "version": in_path("version", "The model's version.", json!({ "type": "integer", "minimum": 1 })),
         "region": in_path("region", "The region's name.", json!({ "type": "string", "minLength": 1 })),
+        VERBOSE: json!({
+            "name": VERBOSE,
+            "in": "query",
+            "description": "Whether to tell what stands in the way of being ready, model by model.",
+            "schema": { "enum": ["0", "1", "false", "true"] },
+        }),
         HEADER_LENGTH: in_head(
             HEADER_LENGTH,
             "Bytes of the JSON in front of binary tensors; 0 when the body is the only input's bytes.",

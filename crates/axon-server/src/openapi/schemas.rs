@@ -271,6 +271,7 @@ fn repository() -> Schemas {
             ),
         ),
         ("RepositoryIndex", array_of(model)),
+        ("Residency", residency()),
         (
             "LoadRequest",
             object(
@@ -288,6 +289,37 @@ fn repository() -> Schemas {
             ),
         ),
     ]
+}
+
+fn residency() -> Value {
+    let number = |description: &str| described(description, json!({ "type": ["number", "null"] }));
+    let bytes =
+        |description: &str| described(description, json!({ "type": ["integer", "null"], "minimum": 0 }));
+    let model = json!({
+        "name": text(),
+        "state": described("ABSENT, QUEUED, LOADING or READY; outside mode auto as in the index.", text()),
+        "versions": array_of(text()),
+        "bytes": bytes("What it takes: measured, or foretold before its first load."),
+        "requests_per_second": number("Of which each counts half after ten minutes."),
+        "score": number("Seconds of loading that each of its MiB saves, in a second."),
+        "reload_s": number("What its next load is foretold to take."),
+        "idle_s": number("How long ago it was used or loaded."),
+        "pinned": described("Whether it stays.", json!({ "type": "boolean" })),
+        "until_s": number("In how long it is unloaded if nobody uses it."),
+        "failures": described("Loads that failed one after the other.", json!({ "type": "integer" })),
+        "retry_s": number("In how long it may be tried again."),
+        "reason": described("Why its last load failed.", json!({ "type": ["string", "null"] })),
+    });
+    object(
+        &["budget_bytes", "models"],
+        json!({
+            "budget_bytes": bytes("What models may take together; null outside mode auto."),
+            "allowed_bytes": bytes("What they may take now: less where the host has not so much."),
+            "charged_bytes": bytes("What counts against it."),
+            "evictions": described("Models that made way since the start.", json!({ "type": "integer" })),
+            "models": array_of(object(&["name", "state", "versions"], model)),
+        }),
+    )
 }
 
 fn shared_memory() -> Schemas {

@@ -124,10 +124,11 @@ fn a_route_that_is_served_is_described() {
         check(&path("region/{region}/register"), "post");
         check(&path("region/{region}/unregister"), "post");
     }
-    for verb in ["load", "unload"] {
+    for verb in ["load", "unload", "warm", "pin", "unpin"] {
         check(&format!("/v2/repository/models/{{model}}/{verb}"), "post");
     }
     check("/v2/repository/index", "post");
+    check("/v2/residency", "get");
     for path in ["/v2/trace/setting", "/v2/models/{model}/trace/setting", "/v2/logging"] {
         check(path, "get");
         check(path, "post");

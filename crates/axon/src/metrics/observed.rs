@@ -156,8 +156,12 @@ mod tests {
         let mut answered = begin(Protocol::Http);
         assert_eq!(sums(&metrics.snapshot()), (1, 0, 1));
         answered.arrive(100);
-        let timing =
-            Timing { queue: Duration::from_millis(2), compute: Duration::from_millis(3), batch_rows: 4 };
+        let timing = Timing {
+            queue: Duration::from_millis(2),
+            compute: Duration::from_millis(3),
+            batch_rows: 4,
+            run: None,
+        };
         answered.ran(timing);
         answered.set_trace(Some(7));
         answered.end(Code::http(200), 200);

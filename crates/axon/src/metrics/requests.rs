@@ -130,6 +130,14 @@ impl ModelMetrics {
         }
     }
 
+    /// How long the requests that were answered took, from the whole request to the whole answer.
+    #[must_use]
+    pub fn latency(&self) -> HistogramSnapshot {
+        self.observations
+            .get()
+            .map_or_else(|| HistogramSnapshot::empty(&DURATIONS), |histograms| histograms.total.snapshot())
+    }
+
     /// What has been counted. Requests that end meanwhile may be missing; none is counted as ended and not as received.
     #[must_use]
     pub fn snapshot(&self) -> ModelSnapshot {

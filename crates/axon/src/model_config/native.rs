@@ -8,13 +8,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
-use super::parameters::{BATCHING, LATENCY_TARGET, PROFILE};
+use super::parameters::{BATCHING, KEEP_ALIVE, LATENCY_TARGET, PIN, PROFILE, WEIGHT};
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 26] = [
     "name",
     "backend",
     "file",
@@ -24,6 +24,9 @@ const KEYS: [&str; 23] = [
     "latency_target_ms",
     "instances",
     "profile",
+    "pin",
+    "keep_alive_s",
+    "weight",
     "max_queue_size",
     "timeout_ms",
     "allow_timeout_override",
@@ -121,6 +124,9 @@ impl Reader<'_> {
                 "max_batch_size" => self.copy(key, key, item, integer)?,
                 "batching" => self.known_parameter(BATCHING, key, item, text)?,
                 "latency_target_ms" => self.known_parameter(LATENCY_TARGET, key, item, number)?,
+                "pin" => self.known_parameter(PIN, key, item, boolean)?,
+                "keep_alive_s" => self.known_parameter(KEEP_ALIVE, key, item, number)?,
+                "weight" => self.known_parameter(WEIGHT, key, item, natural)?,
                 "versions" => self.versions(item)?,
                 "instances" => {
                     self.note("instance_group[0].count", key, item);

@@ -1,10 +1,11 @@
 //! The parameters of a configuration that Axon acts on; those of ONNX Runtime's sessions are Axon's to choose.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Backend;
 use super::check::Checker;
 use super::fields::Fields;
+use super::{Backend, ModelConfiguration};
 use crate::config::{Batching, MAX_TIMEOUT, Profile};
 use crate::error::{Echo, Result};
 
@@ -13,6 +14,9 @@ const EXECUTE_DELAY: &str = "execute_delay_ms";
 
 /// The longest made-up run of the backend `identity`.
 const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
+
+/// The longest that an idle model can be kept: ten years.
+const MAX_KEEP_ALIVE_S: f64 = 315_360_000.0;
 
 /// Whether requests may share a run; `batching` in `model.toml`.
 pub(super) const BATCHING: &str = "axon_batching";
@@ -23,6 +27,18 @@ pub(super) const LATENCY_TARGET: &str = "latency_target_ms";
 
 /// What instances and threads are chosen for; `profile` in `model.toml`.
 pub(super) const PROFILE: &str = "axon_profile";
+
+/// Whether the model stays loaded once it is; `pin` in `model.toml`.
+pub(super) const PIN: &str = "axon_pin";
+
+/// How long the model stays loaded when nobody uses it, in seconds; `keep_alive_s` in `model.toml`.
+pub(super) const KEEP_ALIVE: &str = "axon_keep_alive_s";
+
+/// Its part of the device's time against those of other models; `weight` in `model.toml`.
+pub(super) const WEIGHT: &str = "axon_weight";
+
+/// The greatest weight.
+const MAX_WEIGHT: u32 = 1000;
 
 /// What the parameters say.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +51,32 @@ pub(super) struct Parameters {
     pub latency_target: Option<Duration>,
     /// What instances and threads are chosen for.
     pub profile: Option<Profile>,
+    /// Whether the model stays loaded once it is.
+    pub pin: bool,
+    /// How long the model stays loaded when nobody uses it.
+    pub keep_alive: Option<Duration>,
+    /// Its part of the device's time against those of other models.
+    pub weight: Option<NonZeroU32>,
+}
+
+impl ModelConfiguration {
+    /// Whether the model stays loaded once it is.
+    #[must_use]
+    pub fn pin(&self) -> bool {
+        self.checked.parameters.pin
+    }
+
+    /// How long the model stays loaded when nobody uses it; `None` for as long as there is room.
+    #[must_use]
+    pub fn keep_alive(&self) -> Option<Duration> {
+        self.checked.parameters.keep_alive
+    }
+
+    /// Its part of the device's time against those of other models, 1 to 1000; `None` leaves it to the server.
+    #[must_use]
+    pub fn weight(&self) -> Option<NonZeroU32> {
+        self.checked.parameters.weight
+    }
 }
 
 impl Checker<'_> {
@@ -61,6 +103,15 @@ impl Checker<'_> {
                     })?;
                     read.profile = Some(parsed);
                 }
+                PIN => {
+                    let parsed = value.parse().map_err(|_| {
+                        let problem = format_args!("expected `true` or `false`, got {}", Echo(value));
+                        self.error(&format!("parameters.{PIN}"), problem)
+                    })?;
+                    read.pin = parsed;
+                }
+                KEEP_ALIVE => read.keep_alive = Some(self.keep_alive(value)?),
+                WEIGHT => read.weight = Some(self.weight(value)?),
                 LATENCY_TARGET => read.latency_target = Some(self.latency_target(value)?),
                 _ => self.unused(&format!("parameters.{}", name.escape_debug())),
             }
@@ -76,6 +127,22 @@ impl Checker<'_> {
             let most = MAX_TIMEOUT.as_millis();
             let problem = format_args!("expected milliseconds, more than 0 to {most}, got {}", Echo(value));
             self.error(&format!("parameters.{LATENCY_TARGET}"), problem)
+        })
+    }
+
+    fn keep_alive(&self, value: &str) -> Result<Duration> {
+        let seconds = value.parse().ok().filter(|seconds: &f64| (0.0..=MAX_KEEP_ALIVE_S).contains(seconds));
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
+            let problem = format_args!("expected seconds from 0 to {MAX_KEEP_ALIVE_S}, got {}", Echo(value));
+            self.error(&format!("parameters.{KEEP_ALIVE}"), problem)
+        })
+    }
+
+    fn weight(&self, value: &str) -> Result<NonZeroU32> {
+        let weight = value.parse().ok().filter(|weight: &NonZeroU32| weight.get() <= MAX_WEIGHT);
+        weight.ok_or_else(|| {
+            let problem = format_args!("expected an integer from 1 to {MAX_WEIGHT}, got {}", Echo(value));
+            self.error(&format!("parameters.{WEIGHT}"), problem)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -17,6 +18,33 @@ const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
 static LOADED: Mutex<Option<PathBuf>> = Mutex::new(None);
 static VERSION: OnceLock<String> = OnceLock::new();
+static MESSAGES: Mutex<RateLimit> = Mutex::new(RateLimit { since: None, admitted: 0, left_out: 0 });
+
+/// The most messages of ONNX Runtime in a second.
+const MESSAGES_PER_SECOND: u32 = 20;
+
+/// Lets so many through in a second, and counts the others.
+struct RateLimit {
+    since: Option<Instant>,
+    admitted: u32,
+    left_out: u64,
+}
+
+impl RateLimit {
+    /// For what comes `now`: `None` when it is left out, else how many have been since the last that was not.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        let second = Duration::from_secs(1);
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= second) {
+            (self.since, self.admitted) = (Some(now), 0);
+        }
+        if self.admitted == MESSAGES_PER_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.admitted += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
 
 /// The version of the ONNX Runtime that is loaded, as `1.32.0`; `None` before the first load.
 #[must_use]
@@ -137,8 +165,24 @@ fn open(path: &Path) -> Result<String, String> {
 }
 
 /// ONNX Runtime's own messages. Its errors come back as values too and are logged by whoever handles them; here
-/// they are for debugging.
+/// they are for debugging. A model that fails each time tells so each time, so there is a limit to them.
 fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
+    // What nobody reads takes no one's place.
+    let is_read = match level {
+        LogLevel::Verbose | LogLevel::Info => tracing::enabled!(target: "onnxruntime", tracing::Level::TRACE),
+        LogLevel::Warning | LogLevel::Error => {
+            tracing::enabled!(target: "onnxruntime", tracing::Level::DEBUG)
+        }
+        LogLevel::Fatal => true,
+    };
+    if !is_read {
+        return;
+    }
+    let admitted = MESSAGES.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+    let Some(left_out) = admitted else { return };
+    if left_out > 0 {
+        tracing::debug!(target: "onnxruntime", left_out, "ONNX Runtime: messages were left out, there were too many");
+    }
     match level {
         LogLevel::Verbose | LogLevel::Info => {
             tracing::trace!(target: "onnxruntime", category, location, "ONNX Runtime: {}", message.escape_debug());
@@ -149,5 +193,21 @@ fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str
         LogLevel::Fatal => {
             tracing::error!(target: "onnxruntime", category, location, "ONNX Runtime: {}", message.escape_debug());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_messages_come_through_in_a_second_and_the_others_are_counted() {
+        let start = Instant::now();
+        let mut limit = RateLimit { since: None, admitted: 0, left_out: 0 };
+        let admitted: Vec<_> =
+            (0..100).filter_map(|at| limit.admit(start + Duration::from_millis(at))).collect();
+        assert_eq!(admitted, vec![0; MESSAGES_PER_SECOND as usize]);
+        assert_eq!(limit.admit(start + Duration::from_secs(1)), Some(80));
+        assert_eq!(limit.admit(start + Duration::from_secs(1)), Some(0));
     }
 }

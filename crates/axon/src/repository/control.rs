@@ -25,6 +25,9 @@ impl ModelRepository {
         self.check_control(name)?;
         overrides.check()?;
         let LoadOverrides { config, files } = overrides;
+        if config.is_none() && files.is_empty() && self.load_by_residency(name)? {
+            return Ok(());
+        }
         let change = if files.is_empty() {
             Change::Load { config: config.clone(), seen: self.source.stamps(name) }
         } else {
@@ -96,7 +99,13 @@ impl ModelRepository {
             }
             Tried { version: one.version, outcome }
         };
-        self.table.publish(name, found.iter().map(load).collect())
+        let measuring = self.measure();
+        let tried: Vec<Tried> = found.iter().map(load).collect();
+        let generations: Vec<u64> =
+            tried.iter().filter_map(|one| Some(one.outcome.as_ref().ok()?.1)).collect();
+        let failed = self.table.publish(name, tried);
+        self.tell_loaded(name, &generations, measuring.as_ref());
+        failed
     }
 
     pub(super) fn load_version(&self, found: &Found) -> Result<(Model, u64)> {
@@ -108,7 +117,7 @@ impl ModelRepository {
             load_library(library)?;
             load_check::check(path, library, self.config.model.device, &self.config.load_check)?;
         }
-        let mut model = Model::load(found, &self.config.model, &self.cache, &self.timer)?;
+        let mut model = Model::load(found, &self.config.model, &self.cache, &self.host)?;
         let place = Place { name: name.clone(), version: *version, generation };
         model.depart_by(|scheduler| self.reaper.departure(&self.table, place, scheduler));
         tracing::info!(
@@ -128,6 +137,8 @@ impl ModelRepository {
     pub fn unload_model(&self, name: &str) -> Result<()> {
         self.check_control(name)?;
         self.turns.take(name, Change::Unload, || {
+            // First, so that nothing has left before residency knows that it leaves.
+            self.tell_retired(name);
             if self.retire(name) || !self.source.find(name, None)?.is_empty() {
                 return Ok(());
             }
@@ -148,7 +159,7 @@ impl ModelRepository {
     }
 
     fn check_control(&self, name: &str) -> Result<()> {
-        if self.config.control != ControlMode::Explicit {
+        if !matches!(self.config.control, ControlMode::Explicit | ControlMode::Auto) {
             let hint = "start the server with `--model-control-mode explicit`";
             return Err(Error::new(
                 ErrorKind::ModelNotReady,

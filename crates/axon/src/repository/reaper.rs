@@ -45,6 +45,7 @@ impl Remains {
         let Self { scheduler, table, place } = self;
         scheduler.close(Duration::ZERO);
         drop(scheduler);
+        synapse::trim();
         if let Some(table) = table.upgrade() {
             table.has_left(&place);
         }

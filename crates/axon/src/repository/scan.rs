@@ -170,7 +170,7 @@ fn model_name(path: &Path) -> Result<String> {
     Ok(name)
 }
 
-fn holds_versions(folder: &Path) -> bool {
+pub(super) fn holds_versions(folder: &Path) -> bool {
     !versions(folder).is_empty()
 }
 

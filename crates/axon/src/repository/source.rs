@@ -160,13 +160,19 @@ fn choose(mut found: Vec<Found>, config: &ServerConfig) -> Result<Vec<Found>> {
     if config.control != ControlMode::Explicit {
         return match wanted.first() {
             None => Ok(found),
-            Some(name) => Err(Error::invalid(
-                "load_models",
-                format_args!(
-                    "expected no names, since all models are loaded at start, got {}\nhint: `--model-control-mode explicit` loads only these",
-                    Echo(name)
-                ),
-            )),
+            Some(name) => {
+                let why = match config.control {
+                    ControlMode::Auto => "each model is loaded when it is asked for",
+                    _ => "all models are loaded at start",
+                };
+                Err(Error::invalid(
+                    "load_models",
+                    format_args!(
+                        "expected no names, since {why}, got {}\nhint: `--model-control-mode explicit` loads only these",
+                        Echo(name)
+                    ),
+                ))
+            }
         };
     }
     if wanted.iter().any(|name| name == ALL) {

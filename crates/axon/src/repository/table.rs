@@ -2,8 +2,8 @@
 //!
 //! A request reads it for a lease; a load or unload writes it for a few lines, never while it loads or closes a model.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 use super::scan::Found;
@@ -77,6 +77,8 @@ impl Version {
 
 type Versions = BTreeMap<u64, Version>;
 
+type Listener = Box<dyn Fn(&Place) + Send + Sync>;
+
 #[derive(Default)]
 struct Rows {
     models: BTreeMap<String, Versions>,
@@ -113,6 +115,8 @@ impl Rows {
 #[derive(Default)]
 pub(super) struct Table {
     rows: RwLock<Rows>,
+    /// Told of each version that has been given back whole.
+    departures: OnceLock<Listener>,
 }
 
 impl Table {
@@ -195,8 +199,48 @@ impl Table {
         Some(leaving)
     }
 
+    /// Has `listener` told of each version that has been given back; the first is the only one.
+    pub fn tell_departures(&self, listener: impl Fn(&Place) + Send + Sync + 'static) {
+        let _ = self.departures.set(Box::new(listener));
+    }
+
+    /// The versions of a model that are ready, with the generation of each.
+    pub fn serving(&self, name: &str) -> Vec<(Arc<Model>, u64)> {
+        let rows = self.read();
+        let versions = rows.models.get(name).into_iter().flatten();
+        versions
+            .filter_map(|(_, version)| match &version.state {
+                State::Ready(model) => Some((Arc::clone(model), version.generation)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The requests that these generations of a model have answered or refused, as long as they are ready.
+    pub fn asked(&self, name: &str, generations: &BTreeSet<u64>) -> u64 {
+        let rows = self.read();
+        let versions = rows.models.get(name).into_iter().flat_map(BTreeMap::values);
+        let ready = versions.filter(|version| generations.contains(&version.generation));
+        ready
+            .filter_map(|version| match &version.state {
+                State::Ready(model) => {
+                    let counters = model.statistics();
+                    Some(counters.success.read().0 + counters.fail.read().0)
+                }
+                _ => None,
+            })
+            .sum()
+    }
+
     /// A model has been given back whole.
     pub fn has_left(&self, place: &Place) {
+        self.note_left(place);
+        if let Some(listener) = self.departures.get() {
+            listener(place);
+        }
+    }
+
+    fn note_left(&self, place: &Place) {
         let mut rows = self.write();
         let versions = rows.models.get_mut(&place.name);
         let Some(version) = versions.and_then(|versions| versions.get_mut(&place.version)) else { return };
@@ -419,59 +463,4 @@ fn echo_versions(versions: &Versions) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-
-    fn found(version: u64) -> Found {
-        Found { version, ..Found::file("m".to_owned(), PathBuf::from("model.onnx")) }
-    }
-
-    fn fails(version: u64) -> Tried {
-        Tried { version, outcome: Err(Error::new(ErrorKind::InvalidModel, "broken")) }
-    }
-
-    #[test]
-    fn models_are_bounded_and_unloaded_ones_make_room() {
-        let table = Table::default();
-        for number in 0..MAX_MODELS {
-            table.begin(&number.to_string(), &[found(1)]).unwrap();
-        }
-        let refused = table.begin("m", &[found(1)]).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Overloaded);
-        assert!(table.begin("7", &[found(2)]).is_ok(), "it is one of them");
-        table.retire("8").unwrap();
-        assert!(table.begin("m", &[found(1)]).is_ok());
-        assert_eq!(table.lease("8", None).err().unwrap().kind(), ErrorKind::ModelNotFound, "forgotten");
-    }
-
-    #[test]
-    fn versions_that_are_past_are_forgotten_from_the_oldest() {
-        let table = Table::default();
-        let last = MAX_PAST_VERSIONS as u64 + 10;
-        for version in 1..=last {
-            table.begin("m", &[found(version)]).unwrap();
-            assert_eq!(table.publish("m", vec![fails(version)]).len(), 1);
-        }
-        let versions: Vec<u64> = table.entries().iter().map(|entry| entry.version).collect();
-        assert_eq!(versions, (10..=last).collect::<Vec<_>>());
-        assert_eq!(table.unready(), [("m".to_owned(), last, false)], "only the last is meant to be loaded");
-    }
-
-    #[test]
-    fn what_is_not_ready_says_in_what_state_it_is() {
-        let table = Table::default();
-        let error = |version| table.lease("m", version).err().unwrap();
-        assert_eq!(error(None).kind(), ErrorKind::ModelNotFound);
-        table.begin("m", &[found(1)]).unwrap();
-        assert_eq!(error(Some(2)).field(), Some("model_version"));
-        assert_eq!(error(Some(1)).message(), "model `m` version 1 is not ready: state LOADING");
-        assert!(error(None).retry_after().is_some());
-        table.publish("m", vec![fails(1)]);
-        assert_eq!(error(None).message(), "model `m` version 1 is not ready: state UNAVAILABLE: broken");
-        assert!(table.retire("m").unwrap().is_empty());
-        assert_eq!(error(None).message(), "model `m` version 1 is not ready: state UNAVAILABLE: unloaded");
-        assert!(error(None).retry_after().is_none());
-    }
-}
+mod tests;

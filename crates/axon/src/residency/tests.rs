@@ -30,7 +30,7 @@ fn settle(residency: &mut Residency, now: Instant) {
         match residency.poll(now) {
             Step::Idle => return,
             Step::GiveUp(..) => {}
-            Step::Evict(_, copy) => residency.left(copy),
+            Step::Evict(_, copy) => assert!(residency.left(copy)),
             Step::Load(id, _) => {
                 let bytes = residency.view(id, now).unwrap().bytes;
                 residency.loaded(id, bytes, Duration::from_secs(1), now);

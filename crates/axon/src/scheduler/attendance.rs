@@ -97,6 +97,11 @@ impl Runs {
         }
     }
 
+    /// How many instances run something.
+    pub fn count(&self) -> usize {
+        self.lock().runs.iter().flatten().count()
+    }
+
     /// Stops what runs, and whatever begins later.
     pub fn stop(&self) {
         let mut present = self.lock();

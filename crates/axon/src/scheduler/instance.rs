@@ -4,24 +4,31 @@
 //! n requests is run at most 2n - 1 times: a half is run once, and there are no more halves than that.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use synapse::{Tensor, concat_rows, split_rows};
 
 use super::attendance::Attendance;
-use super::{Output, Pending, Refusal, Shared, expired_after, replan, timer};
+use super::lane::{Decision, ask};
+use super::{Output, Pending, Refusal, Shared, expired_after, lane, replan, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Run};
+use crate::lanes::Lane;
 use crate::metrics::{Phases, SlowRequest};
-use crate::request::Timing;
+use crate::request::{BatchRun, Timing};
+
+/// Counts the runs of this process, so that each has an id of its own.
+static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// Pulls and runs batches until the scheduler closes.
 pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor>) {
     let mut instance = Instance { shared, index, executor };
-    while let Some(batch) = next_batch(shared) {
+    let mut lane = None;
+    while let Some((batch, taken)) = next_batch(shared, lane.take()) {
+        lane = taken;
         let (requests, id) = (batch.requests.len(), batch.id);
         // The executor's panics are caught where it is called. One of our own fails the batch, whose replies answer when
         // they are dropped, and not the instance.
@@ -155,7 +162,9 @@ impl Instance<'_> {
         let outputs = outcome.and_then(|outputs| split_outputs(requests, outputs));
         let phases = Phases { input, infer, output: ended.elapsed() };
         self.shared.statistics.add_execution(rows, phases);
-        let timing = Timing { compute: infer, batch_rows: rows, ..Timing::default() };
+        let id = RUNS.fetch_add(1, Ordering::Relaxed);
+        let run = BatchRun { id, requests: requests.len(), started, input, output: phases.output };
+        let timing = Timing { compute: infer, batch_rows: rows, run: Some(run), ..Timing::default() };
         Ok(Ran { outputs: outputs?, timing, phases, started })
     }
 
@@ -248,16 +257,23 @@ fn split_outputs(requests: &[Pending], outputs: Vec<Tensor>) -> Result<Vec<std::
     outputs.iter().map(split).collect()
 }
 
-/// Waits for a batch; `None` when the scheduler closes.
-fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
+/// Gives back the lane of the run before and waits for a batch, and a lane where one is needed; `None` when the
+/// scheduler closes.
+fn next_batch(shared: &Arc<Shared>, mut ended: Option<Lane>) -> Option<(Batch<Pending>, Option<Lane>)> {
     let mut state = shared.lock();
     loop {
         let now = Instant::now();
-        let Action { expired, shed, batch } = state.batcher.poll(now, true);
+        let Decision { lane, may_run, calls, again } = ask(shared, &mut state, ended.take(), now);
+        let Action { expired, shed, batch } = match &lane {
+            Some(lane) => state.batcher.poll_within(lane.cap(), now),
+            None => state.batcher.poll(now, may_run),
+        };
         // Counted before the lock is given up, so that a drain never sees a batch neither waiting nor running.
         state.running += batch.as_ref().map_or(0, |batch| batch.requests.len());
-        if !(expired.is_empty() && shed.is_empty()) {
+        let has_given_up_lock = !(expired.is_empty() && shed.is_empty() && calls.is_empty());
+        if has_given_up_lock {
             drop(state);
+            calls.make();
             shared.refuse(expired, shed, now);
             state = shared.lock();
             shared.tell_if_quiet(&state);
@@ -265,20 +281,25 @@ fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
         if let Some(batch) = batch {
             timer::arm(shared, &mut state);
             if state.idle > 0 && state.batcher.has_work(now) {
-                shared.work.notify_one();
+                let calls = lane::wake(shared, &mut state, now);
+                drop(state);
+                calls.make();
             }
-            return Some(batch);
+            return Some((batch, lane));
         }
-        if state.batcher.has_work(now) {
+        // A lane that is not needed after all goes back with the next question. While the lock was given up this instance
+        // may have been called, and not have heard it.
+        ended = lane;
+        if has_given_up_lock || ended.is_some() || may_run && state.batcher.has_work(now) {
             continue;
         }
         if state.batcher.is_empty() && shared.closing.load(Ordering::Acquire) {
             return None;
         }
         state.idle += 1;
-        // What is kept waiting on purpose is looked at again when it ripens.
+        // What is kept waiting on purpose is looked at again when it ripens, and what waits for a lane when one is overdue.
         let ripens = state.batcher.next_wake(now).filter(|_| !state.batcher.is_empty());
-        state = match ripens {
+        state = match ripens.into_iter().chain(again).min() {
             Some(at) => {
                 let wait = at.saturating_duration_since(now);
                 shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::batcher::Learned;
+use crate::lanes::Standing;
 
 /// How soon the arrival rate forgets.
 const MEMORY: f64 = 1.0;
@@ -102,6 +103,12 @@ pub struct Load {
     pub full_batch: Duration,
     /// The most rows of a batch.
     pub max_batch_rows: usize,
+    /// The time of a run by its rows: of 1 and its doubles up to the most, and of the most.
+    pub curve: Vec<(usize, Duration)>,
+    /// Instances.
+    pub instances: usize,
+    /// Those that run a batch.
+    pub busy_instances: usize,
     /// Rows that arrive in a second.
     pub arrivals: f64,
     /// Rows that the instances run in a second at best.
@@ -114,10 +121,18 @@ pub struct Load {
     pub running: usize,
     /// What 99 of 100 requests take at this rate: a run that is under way and their own. `None` beyond the capacity.
     pub predicted_p99: Option<Duration>,
+    /// How it stands among the models on its device.
+    pub standing: Standing,
     /// How many were refused, by reason.
     pub refusals: Vec<(Refusal, u64)>,
     /// The reason for which a request was refused in the last second.
     pub refusing: Option<Refusal>,
+}
+
+/// 1 and its doubles below `most`, and `most`.
+pub(super) fn curve_rows(most: usize) -> impl Iterator<Item = usize> {
+    let doubles = std::iter::successors(Some(1_usize), |rows| rows.checked_mul(2));
+    doubles.take_while(move |rows| *rows < most).chain(std::iter::once(most))
 }
 
 /// What 99 of 100 requests take when `arrivals` rows come in a second, of which the model runs `capacity` at best.

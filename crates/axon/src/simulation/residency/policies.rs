@@ -73,7 +73,9 @@ fn play_residency(workload: &Workload, rules: Rules, budget: u64) -> Played {
         loop {
             match residency.poll(now) {
                 Step::Idle => break,
-                Step::Evict(_, copy) => residency.left(copy),
+                Step::Evict(_, copy) => {
+                    residency.left(copy);
+                }
                 Step::GiveUp(..) => played.refused += 1,
                 Step::Load(loading, _) => {
                     let Some(Sized { bytes, reload }) = workload.models.get(loading.0 as usize).copied()

@@ -1,0 +1,219 @@
+//! Fills the families from what the engine and the wire have counted.
+
+use std::sync::Arc;
+
+use axon::metrics::{ModelSnapshot, Outcome, Protocol, UNKNOWN};
+use axon::onnx::runtime_version;
+use axon::repository::{Model, State};
+use axon::scheduler::Load;
+
+use super::declared as d;
+use super::declared::Metric;
+use super::family::{Family, Label, Value};
+use super::{process, triton};
+use crate::app::App;
+use crate::compat::Compat;
+use crate::connection::Port;
+
+/// What is known of a version at one moment.
+pub(super) struct View {
+    pub labels: [Label; 2],
+    /// False for requests whose model is unknown.
+    pub is_model: bool,
+    pub counted: ModelSnapshot,
+    /// `None` when it is known no more.
+    pub state: Option<State>,
+    /// When it is ready.
+    pub ready: Option<(Arc<Model>, Load)>,
+}
+
+impl View {
+    /// The labels of the version and another.
+    pub fn and(&self, label: impl Into<Label>) -> [Label; 3] {
+        let [model, version] = self.labels.clone();
+        [model, version, label.into()]
+    }
+}
+
+/// Everything that is told.
+pub(super) fn families(app: &App) -> Vec<Family> {
+    let views = views(app);
+    let mut families = requests(&views);
+    families.extend(observations(&views));
+    families.extend(loads(&views));
+    families.extend(models(&views));
+    families.extend(server(app));
+    families.extend(process::families());
+    if app.compat == Compat::Triton {
+        families.extend(triton::families(&views, &app.scrapes.utilization));
+    }
+    families
+}
+
+fn views(app: &App) -> Vec<View> {
+    let mut states = app.server.models();
+    let mut state_of = |name: &str, version: u64| {
+        let index =
+            states.binary_search_by(|entry| (entry.name.as_str(), entry.version).cmp(&(name, version)));
+        index.ok().and_then(|index| states.get_mut(index)).map(|entry| entry.state.clone())
+    };
+    let view = |series: axon::metrics::Series| {
+        let (labels, state) = match &series.model {
+            Some((name, version)) => {
+                ([Label::from(name.clone()), version.to_string().into()], state_of(name, *version))
+            }
+            None => ([UNKNOWN.into(), UNKNOWN.into()], None),
+        };
+        let ready = match &state {
+            Some(State::Ready(model)) => Some((Arc::clone(model), model.load_now())),
+            _ => None,
+        };
+        View { labels, is_model: series.model.is_some(), counted: series.metrics.snapshot(), state, ready }
+    };
+    app.server.series().into_iter().map(view).collect()
+}
+
+/// The family of one sample for each version of which `value` says something.
+pub(super) fn each<'a, V: Into<Value>>(
+    metric: &'static Metric,
+    views: impl IntoIterator<Item = &'a View>,
+    value: impl Fn(&View) -> Option<V>,
+) -> Family {
+    let mut family = Family::new(metric);
+    for view in views {
+        if let Some(value) = value(view) {
+            family.push(view.labels.clone(), value);
+        }
+    }
+    family
+}
+
+fn requests(views: &[View]) -> Vec<Family> {
+    let mut received = Family::new(&d::REQUESTS_RECEIVED);
+    let mut ended = Family::new(&d::REQUESTS);
+    let mut refused = Family::new(&d::REQUESTS_REFUSED);
+    let mut in_flight = Family::new(&d::REQUESTS_IN_FLIGHT);
+    for view in views {
+        for protocol in Protocol::ALL {
+            let labels = || view.and(protocol.name());
+            received.push(labels(), view.counted.received[protocol as usize]);
+            in_flight.push(labels(), view.counted.in_flight(protocol));
+            // Two outcomes may be told by one code.
+            let mut codes: Vec<(&'static str, u64)> = Vec::new();
+            for one in view.counted.ended.iter().filter(|one| one.protocol == protocol) {
+                let code = one.code.name(protocol);
+                match codes.iter_mut().find(|(known, _)| *known == code) {
+                    Some((_, count)) => *count += one.count,
+                    None => codes.push((code, one.count)),
+                }
+            }
+            for (code, count) in codes {
+                let [model, version, protocol] = labels();
+                ended.push([model, version, protocol, code.into()], count);
+            }
+        }
+        for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Answered) {
+            refused.push(view.and(outcome.name()), view.counted.count(outcome));
+        }
+    }
+    vec![received, ended, refused, in_flight]
+}
+
+fn observations(views: &[View]) -> Vec<Family> {
+    // What has no model has no answers.
+    let models = || views.iter().filter(|view| view.is_model);
+    vec![
+        each(&d::REQUEST_DURATION, models(), |view| Some(view.counted.observations.total.clone())),
+        each(&d::QUEUE_DURATION, models(), |view| Some(view.counted.observations.queue.clone())),
+        each(&d::COMPUTE_DURATION, models(), |view| Some(view.counted.observations.compute.clone())),
+        each(&d::REQUEST_SIZE, models(), |view| Some(view.counted.observations.request_bytes.clone())),
+        each(&d::RESPONSE_SIZE, models(), |view| Some(view.counted.observations.response_bytes.clone())),
+        each(&d::BATCH_ROWS, models(), |view| Some(view.counted.observations.batch_rows.clone())),
+        each(&d::LATENCY_TARGET, models(), |view| Some(view.counted.latency_target)),
+        each(&d::LATE_ANSWERS, models(), |view| Some(view.counted.late)),
+    ]
+}
+
+/// What is known of versions that are ready.
+fn loads(views: &[View]) -> Vec<Family> {
+    let of = |metric, value: &dyn Fn(&Model, &Load) -> Option<Value>| {
+        each(metric, views, |view| view.ready.as_ref().and_then(|(model, load)| value(model, load)))
+    };
+    let mut curve = Family::new(&d::LEARNED_RUN);
+    for (view, load) in views.iter().filter_map(|view| Some((view, &view.ready.as_ref()?.1))) {
+        for &(rows, duration) in &load.curve {
+            curve.push(view.and(rows.to_string()), duration);
+        }
+    }
+    vec![
+        of(&d::QUEUE_REQUESTS, &|_, load| Some(load.waiting.into())),
+        of(&d::QUEUE_SIZE, &|_, load| Some(load.waiting_bytes.into())),
+        of(&d::RUNNING_REQUESTS, &|_, load| Some(load.running.into())),
+        of(&d::ARRIVING_ROWS, &|_, load| Some(load.arrivals.into())),
+        of(&d::CAPACITY_ROWS, &|_, load| Some(load.capacity.into())),
+        of(&d::PREDICTED_P99, &|_, load| load.predicted_p99.map(Value::from)),
+        curve,
+        of(&d::LEARNED_PER_ROW, &|_, load| Some(load.learned.per_row.into())),
+        of(&d::LEARNED_FIXED, &|_, load| Some(load.learned.fixed.into())),
+        of(&d::LEARNED_MARGIN, &|_, load| Some(load.learned.margin.into())),
+        of(&d::INSTANCES, &|_, load| Some(load.instances.into())),
+        of(&d::INSTANCES_BUSY, &|_, load| Some(load.busy_instances.into())),
+        of(&d::INSTANCE_RESTARTS, &|model, _| {
+            Some(model.statistics().instance_restarts.load(std::sync::atomic::Ordering::Relaxed).into())
+        }),
+        of(&d::MAX_BATCH_ROWS, &|_, load| Some(load.max_batch_rows.into())),
+    ]
+}
+
+/// The states of a version, with their names.
+fn state_name(state: &State) -> &'static str {
+    match state {
+        State::Loading => "loading",
+        State::Ready(_) => "ready",
+        State::Unloading => "unloading",
+        State::Unloaded => "unloaded",
+        State::Failed(_) => "failed",
+    }
+}
+
+fn models(views: &[View]) -> Vec<Family> {
+    const STATES: [&str; 5] = ["loading", "ready", "unloading", "unloaded", "failed"];
+    let mut states = Family::new(&d::MODEL_STATE);
+    let mut loads = Family::new(&d::MODEL_LOADS);
+    for view in views.iter().filter(|view| view.is_model) {
+        let present = view.state.as_ref().map(state_name);
+        for state in STATES {
+            states.push(view.and(state), u64::from(present == Some(state)));
+        }
+        loads.push(view.and("loaded"), view.counted.loads);
+        loads.push(view.and("failed"), view.counted.failed_loads);
+    }
+    let models = || views.iter().filter(|view| view.is_model);
+    vec![
+        states,
+        loads,
+        each(&d::MODEL_LOAD_DURATION, models(), |view| {
+            (view.counted.loads > 0).then_some(view.counted.load_duration)
+        }),
+        each(&d::MODEL_UNLOADS, models(), |view| Some(view.counted.unloads)),
+    ]
+}
+
+fn server(app: &App) -> Vec<Family> {
+    let mut families = vec![Family::single(&d::READY, u64::from(app.server.ready().is_ok()))];
+    let mut ports = [&d::CONNECTIONS, &d::CONNECTIONS_ACCEPTED, &d::CONNECTIONS_REFUSED, &d::ACCEPT_ERRORS]
+        .map(Family::new);
+    for port in Port::ALL {
+        let counted = app.ports.read(port);
+        let values = [counted.open, counted.accepted, counted.refused, counted.errors];
+        for (family, value) in ports.iter_mut().zip(values) {
+            family.push([port.name().into()], value);
+        }
+    }
+    families.extend(ports);
+    families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
+    if let Some(version) = runtime_version() {
+        families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));
+    }
+    families
+}
