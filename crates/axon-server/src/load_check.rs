@@ -15,6 +15,9 @@ const LEAST_URGENT: i32 = 19;
 /// The first argument that makes `axon-server` the child.
 pub const SUBCOMMAND: &str = "__check-load";
 
+/// How nice a trial is; 19 is the most.
+const NICENESS: i32 = 10;
+
 /// How `axon-server` starts itself as the child.
 #[must_use]
 pub fn command() -> Vec<OsString> {
@@ -118,10 +121,9 @@ impl Trial<'_> {
         let written = if self.import.is_some() { self.memory } else { 0 };
         at_most(Resource::Core, 0, 0)?;
         at_most(Resource::Fsize, written, written)?;
-        if self.import.as_ref().is_some_and(|import| import.is_background) {
-            // Serving goes first; where that cannot be said, it has its turn like others.
-            let _ = rustix::process::nice(LEAST_URGENT);
-        }
+        // Serving goes first; where that cannot be said, it has its turn like others.
+        let is_background = self.import.as_ref().is_some_and(|import| import.is_background);
+        let _ = rustix::process::nice(if is_background { LEAST_URGENT } else { NICENESS });
         #[cfg(target_os = "linux")]
         {
             // Should the machine run out of memory all the same, this process is the one to go. Where that cannot be

@@ -123,7 +123,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR|off")]
     model_cache: Option<PathBuf>,
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
-    #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = size)]
+    #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
@@ -184,25 +184,6 @@ fn latency_target(text: &str) -> Result<Duration, String> {
     let target = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let target = target.filter(|target| !target.is_zero() && *target <= MAX_TIMEOUT);
     target.ok_or_else(|| "expected a time such as 10ms or 0.5s, more than 0 and at most 300s".to_owned())
-}
-
-/// A number of bytes with its unit; at least 1 MiB.
-fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("", 1),
-    ];
-    let with_unit = |(unit, bytes): (&str, u64)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(bytes).filter(|bytes| *bytes >= 1 << 20)
-    };
-    let size = UNITS.into_iter().find_map(with_unit);
-    size.ok_or_else(|| "expected a size such as 512MiB or 20GB, at least 1MiB".to_owned())
 }
 
 fn options(arguments: Arguments) -> Option<ServeOptions> {

@@ -177,7 +177,7 @@ impl ModelCache {
         Ok(Kept { key: entry.key, bytes: entry.bytes, used: entry.used, profile: Ok(entry.profile) })
     }
 
-    /// What is in the cache, by key.
+    /// What is in the cache, by key; of large files only the lengths are compared.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when it cannot be read.
@@ -185,7 +185,7 @@ impl ModelCache {
         let open = self.used()?;
         let listed = open.store.entries().map_err(cannot("read"))?;
         let kept = |listed: store::Listed| {
-            let profile = open.store.read(&listed.key, Depth::Stamps).map(|entry| entry.profile);
+            let profile = open.store.read(&listed.key, Depth::Lengths).map(|entry| entry.profile);
             Kept { key: listed.key, bytes: listed.bytes, used: listed.used, profile }
         };
         let mut all: Vec<Kept> = listed.into_iter().map(kept).collect();
@@ -321,29 +321,22 @@ pub struct Located<'a> {
     is_wanted: bool,
 }
 
-/// How a session is made of a file.
-pub type LoadSession = fn(&Path, SessionOptions) -> Result<Arc<Session>>;
-
 impl Located<'_> {
-    /// Makes a session: from what was imported, else from the file itself. `by` calls what loads it.
+    /// Makes a session: from what was imported, else from the file itself.
     ///
     /// # Errors
     /// As [`Session::load`].
-    pub fn load(
-        &self,
-        options: SessionOptions,
-        by: impl Fn(LoadSession, &Path, SessionOptions) -> Result<Arc<Session>>,
-    ) -> Result<Arc<Session>> {
+    pub fn load(&self, options: SessionOptions) -> Result<Arc<Session>> {
         let graph = self.entry.as_ref().and_then(|entry| entry.graph.as_deref());
         let (Some(graph), Some(open)) = (graph, &self.cache.open) else {
-            return by(Session::load, self.path, options);
+            return Session::load(self.path, options);
         };
-        by(Session::load_saved, graph, options).or_else(|error| {
+        Session::load_saved(graph, options).or_else(|error| {
             tracing::warn!(cause = error.cause(), "an imported model is not used: {error}");
             if let Some(Err(error)) = self.key.as_ref().map(|key| open.store.remove(key)) {
                 tracing::warn!("a broken imported model cannot be removed: {error}");
             }
-            by(Session::load, self.path, options)
+            Session::load(self.path, options)
         })
     }
 

@@ -276,10 +276,10 @@ impl ModelRepository {
     /// wait for all together.
     pub fn close(&self, limit: Duration) {
         self.turns.close();
-        self.cache.close();
         if let Some(keeping) = &self.keeping {
             keeping.0.close();
         }
+        self.cache.close();
         let end = Instant::now() + limit;
         for model in self.table.close() {
             model.close(end.saturating_duration_since(Instant::now()));

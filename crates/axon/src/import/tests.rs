@@ -57,7 +57,7 @@ impl Folder {
         let outline = ModelFile::read(&self.model).unwrap();
         let located = cache.locate(&self.model, &outline, Device::Cpu);
         let was_imported = located.is_imported();
-        let mut session = located.load(OPTIONS, |load, path, options| load(path, options)).unwrap();
+        let mut session = located.load(OPTIONS).unwrap();
         (Executor::run(&mut session, &[image()]).unwrap(), was_imported)
     }
 

@@ -11,9 +11,11 @@
 mod file;
 mod library;
 mod options;
+mod pools;
 mod run;
 mod session;
 
 pub use file::{ModelFile, element_type_name};
 pub use library::{find_library, load_library, runtime_version};
+pub use pools::{PoolMaker, PoolsElsewhere, pools_elsewhere};
 pub use session::{Session, SessionOptions};

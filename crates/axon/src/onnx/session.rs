@@ -12,6 +12,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::sys;
 use synapse::DataType;
 
+use super::pools;
 use super::run::{check, sanitize};
 use crate::config::Device;
 use crate::error::{Echo, Error, ErrorKind, Result};
@@ -47,7 +48,8 @@ impl Session {
     /// [`ErrorKind::InvalidModel`] when ONNX Runtime refuses the file, when an input or output is not a tensor of a
     /// type that the protocol has, or when the device's execution provider is not there.
     pub fn load(path: &Path, options: SessionOptions) -> Result<Arc<Self>> {
-        Self::commit(path, options, &Graph::AsExported)
+        let path = path.to_owned();
+        pools::make(options.threads, move || Self::commit(&path, options, &Graph::AsExported))
     }
 
     /// Loads the model file at `path` and writes what was made of it to `graph`: the graph as it was optimised for this
@@ -66,7 +68,8 @@ impl Session {
     /// # Errors
     /// As [`Session::load`].
     pub fn load_saved(graph: &Path, options: SessionOptions) -> Result<Arc<Self>> {
-        Self::commit(graph, options, &Graph::Optimised)
+        let graph = graph.to_owned();
+        pools::make(options.threads, move || Self::commit(&graph, options, &Graph::Optimised))
     }
 
     fn commit(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> Result<Arc<Self>> {

@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(seen, expected);
         let typo = examined.iter().find(|one| one.name == "typo").unwrap();
         let problem = typo.problem.as_ref().unwrap().message();
-        assert!(problem.contains("config.pbtxt") && problem.contains("line 2"), "{problem}");
+        assert!(problem.contains("config.pbtxt:2:"), "{problem}");
         assert!(examine(&root, ServerConfig::default(), false).is_err(), "it is gone");
     }
 }

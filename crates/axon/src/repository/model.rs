@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::calm::{self, calmly};
+use super::calm::calmly;
 use super::reaper::Departure;
 use super::recall;
 use super::scan::Found;
@@ -65,8 +65,7 @@ impl Prepared {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
         let located = cache.locate(path, &outline, config.device);
-        let load =
-            |threads| located.load(SessionOptions { device: config.device, threads, arena }, calm::session);
+        let load = |threads| located.load(SessionOptions { device: config.device, threads, arena });
         let started = Instant::now();
         let session = load(1)?;
         let cost = Load { duration: started.elapsed(), bytes: outline.size };

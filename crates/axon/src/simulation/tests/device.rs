@@ -7,8 +7,8 @@ use crate::lanes::Arbiter;
 use crate::lanes::planted::PlantedBug as ArbiterBug;
 use crate::simulation::device::DeviceDriver;
 
-const DEFAULT_SEEDS: u64 = 200;
-const SEEDS_FOR_A_BUG: u64 = 100;
+const DEFAULT_SEEDS: u64 = 60;
+const SEEDS_FOR_A_BUG: u64 = 40;
 
 fn replay(violation: &Violation) -> ! {
     let seed = violation.seed;
