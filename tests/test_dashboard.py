@@ -168,7 +168,7 @@ def test_a_model_shows_what_it_takes_and_what_was_learned(server: Server) -> Non
     with dashboard(server, "#/models/digits/1") as page:
         post(server, "v2/models/digits/generate", {"pixels": [1] * 64})
         shown = page.ask("document.querySelector('main').innerText")
-        for expected in ("digits version 1", "pixels", "FP32", "[?, 64]", "label", "INT64", "Because"):
+        for expected in ("digits version 1", "0 of 1", "pixels", "FP32", "[?, 64]", "label", "INT64", "Because"):
             assert expected in shown
         page.wait_for("document.querySelector('.curve polyline') !== null")
         drawn = page.ask("document.querySelector('.curve').getAttribute('aria-label')")

@@ -73,7 +73,7 @@ def used(query: str) -> tuple[dict[str, set[str]], set[str]]:
             metrics[metric].add(text)
         elif kind == "name" and is_grouping:
             groups.add(text)
-        elif kind == "name" and text not in _WORDS and following != "(":
+        elif kind == "name" and text not in _WORDS and following not in {"(", "by", "without"}:
             metric = text
             metrics[metric] |= set()
     return dict(metrics), groups

@@ -156,7 +156,7 @@ def test_a_broken_entry_is_found_and_never_loaded(tmp_path: Path, cache: Path) -
     whole = weights.read_bytes()
     seed = secrets.randbits(32)
     places = np.random.default_rng(seed)
-    for _ in range(5):
+    for _ in range(3):
         at = int(places.integers(len(whole) * 8))
         flipped = bytearray(whole)
         flipped[at // 8] ^= 1 << (at % 8)
@@ -198,7 +198,7 @@ def test_without_a_cache_that_can_be_written_models_are_served(tmp_path: Path) -
 
 
 def test_the_size_is_a_size() -> None:
-    for size in ("0", "12", "1TB", "1.5GB", "16 GiB"):
+    for size in ("0", "many", "1XB", "16 GiB"):
         ended = run_axon("serve", "m.onnx", "--model-cache-size", size)
         assert (ended.returncode, "expected a size" in ended.stderr) == (2, True), ended
 

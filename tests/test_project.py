@@ -90,6 +90,15 @@ def test_a_tool_that_is_missing_is_named_in_one_line(
     assert not (checkout / ".venv").exists()
 
 
+def test_what_only_tests_need_may_be_missing_and_is_named(tmp_path: Path) -> None:
+    command = ["/bin/bash", str(ROOT / "scripts" / "setup.sh"), "tests", str(tmp_path)]
+    # Nothing is on the path, apt-get neither.
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    wanted = [f"setup: there is no {tool}: the tests that need it are skipped" for tool in ("chromium", "promtool")]
+    assert done.stderr.splitlines() == wanted
+
+
 def test_the_package_fits_every_python_and_carries_no_runtime() -> None:
     package = metadata.distribution("axon")
     wheel = package.read_text("WHEEL") or ""

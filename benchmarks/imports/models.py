@@ -20,7 +20,7 @@ _POSITIONS: Final = 512
 _SEED: Final = 7
 
 
-class _Graph:
+class Graph:
     """Nodes and weights as they are added; each call returns the name of what comes out."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class _Graph:
 
 
 def _transformer(path: Path, *, layers: int, width: int) -> None:
-    graph = _Graph()
+    graph = Graph()
     heads, size = 12, width // 12
     split = graph.constant(np.array([0, 0, heads, size], dtype=np.int64))
     joined = graph.constant(np.array([0, 0, width], dtype=np.int64))
@@ -110,7 +110,7 @@ def _transformer(path: Path, *, layers: int, width: int) -> None:
 
 
 def _resnet(path: Path) -> None:
-    graph = _Graph()
+    graph = Graph()
 
     def convolution(x: str, channels: tuple[int, int], kernel: int, stride: int = 1, *, bends: bool = True) -> str:
         before, after = channels
@@ -143,7 +143,7 @@ def _resnet(path: Path) -> None:
 
 
 def _perceptron(path: Path, width: int, layers: int) -> None:
-    graph = _Graph()
+    graph = Graph()
     x = "x"
     for _ in range(layers):
         x = graph.node("Relu", graph.dense(x, width, width))

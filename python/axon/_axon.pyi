@@ -30,6 +30,7 @@ class NativeConfig(TypedDict):
     latency_target_s: float | None
     batching: str
     instances: int | None
+    lanes: int | None
     profile: str
     device: str
     runtime_library: str | None

@@ -66,6 +66,8 @@ class ModelConfig:
             never; "always" also where rows influence each other, so that an answer may depend on who asks at the same
             time.
         instances: Threads that run each model, at least 1 and at most the cores granted; None chooses at load.
+        lanes: Runs at the same time on the device, counted by their threads, all models together, at least 1; None has
+            the cores granted, and never fewer than one model alone uses.
         profile: What instances and the threads of one run are chosen for: "throughput" (most rows a second) or
             "latency" (the shortest run, as long as half of the best throughput is kept).
         device: "cpu", or "cuda" for the first NVIDIA GPU. There is no fallback from one to the other.
@@ -77,6 +79,7 @@ class ModelConfig:
     latency_target_s: float | None = None
     batching: bool | Literal["auto", "off", "always"] = True
     instances: int | None = None
+    lanes: int | None = None
     profile: str = "throughput"
     device: str = "cpu"
 
@@ -89,7 +92,7 @@ class ModelConfig:
         if not isinstance(self.batching, (bool, str)) or self.batching not in _BATCHING:
             problem = f"expected True, False, 'auto', 'off' or 'always', got {self.batching!r}"
             raise InvalidRequest(f"batching: {problem}", "batching")
-        for field in ("max_batch_size", "max_queue_size", "instances"):
+        for field in ("max_batch_size", "max_queue_size", "instances", "lanes"):
             count = getattr(self, field)
             if count is not None and not (isinstance(count, int) and 1 <= count < 2**63):
                 raise InvalidRequest(f"{field}: expected an integer of at least 1, got {count!r}", field)
@@ -110,6 +113,7 @@ class ModelConfig:
             "latency_target_s": self.latency_target_s,
             "batching": _BATCHING[self.batching],
             "instances": self.instances,
+            "lanes": self.lanes,
             "profile": self.profile,
             "device": self.device,
             "runtime_library": find_library(),

@@ -8,9 +8,9 @@
 //! 10 ms from arrival, a batch has at most 64 rows. The peers' policies are written from their published rules.
 
 mod cost;
+mod device;
 mod policies;
 mod random;
-
 
 use policies::{Aimd, Axon, Delay, Eager, Policy, Prefetch, Request};
 use random::Random;
@@ -45,9 +45,14 @@ impl Arrivals {
 }
 
 fn service(rows: usize, random: &mut Random) -> f64 {
+    (1e-3 + 0.1e-3 * rows as f64) * disturbance(random)
+}
+
+/// What a run takes against what it should.
+fn disturbance(random: &mut Random) -> f64 {
     let noise = 1.0 + 0.03 * random.normal();
     let stall = if random.share() < 0.005 { 3.0 } else { 1.0 };
-    (1e-3 + 0.1e-3 * rows as f64) * noise.max(0.1) * stall
+    noise.max(0.1) * stall
 }
 
 /// The share answered within the limit.
@@ -123,6 +128,6 @@ fn main() {
         }
         println!();
     }
+    device::report();
     cost::report();
-
 }

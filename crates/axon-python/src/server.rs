@@ -75,6 +75,7 @@ pub struct NativeConfig {
     latency_target_s: Option<f64>,
     batching: String,
     instances: Option<NonZeroUsize>,
+    lanes: Option<NonZeroUsize>,
     profile: String,
     device: String,
     runtime_library: Option<PathBuf>,
@@ -99,6 +100,7 @@ impl NativeConfig {
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
             memory_budget: self.memory_budget,
+            lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
             load_check: LoadCheckConfig {
                 mode: self.load_check.parse().map_err(|problem| Error::invalid("load_check", problem))?,

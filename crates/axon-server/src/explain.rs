@@ -50,6 +50,13 @@ pub(crate) fn explain(app: &App, name: &str, version: Option<u64>) -> Result<Val
             "running": load.running,
             "predicted_p99_ms": load.predicted_p99.map(milliseconds),
         },
+        "device": {
+            "lanes": load.standing.lanes,
+            "is_shared": load.standing.is_contended,
+            "weight": load.standing.weight,
+            "share": load.standing.share,
+            "longest_run_ms": load.standing.cap.map(milliseconds),
+        },
         "refused": refused,
         "refusing_because": load.refusing.map(axon::scheduler::Refusal::name),
     }))

@@ -121,8 +121,8 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
             let body = plain_body(app, &head, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
-        Route::Residency => document(&residency::report(app)),
         Route::Metrics => metrics::answer(app, &head.headers).await,
+        Route::Residency => document(&residency::report(app)),
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;

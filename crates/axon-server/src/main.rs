@@ -78,6 +78,10 @@ struct Arguments {
     /// Threads that run each model; chosen at load by default
     #[arg(long)]
     instances: Option<NonZeroUsize>,
+    /// Runs at the same time on the device, counted by their threads, all models together; the cores by default, and
+    /// never fewer than one model alone uses
+    #[arg(long)]
+    lanes: Option<NonZeroUsize>,
     /// throughput or latency: what instances and threads are chosen for
     #[arg(long, default_value_t = Profile::Throughput)]
     profile: Profile,
@@ -119,7 +123,7 @@ struct Arguments {
     #[arg(long, value_name = "DIR|off")]
     model_cache: Option<PathBuf>,
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
-    #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = size)]
+    #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
@@ -182,25 +186,6 @@ fn latency_target(text: &str) -> Result<Duration, String> {
     target.ok_or_else(|| "expected a time such as 10ms or 0.5s, more than 0 and at most 300s".to_owned())
 }
 
-/// A number of bytes with its unit; at least 1 MiB.
-fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("", 1),
-    ];
-    let with_unit = |(unit, bytes): (&str, u64)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(bytes).filter(|bytes| *bytes >= 1 << 20)
-    };
-    let size = UNITS.into_iter().find_map(with_unit);
-    size.ok_or_else(|| "expected a size such as 512MiB or 20GB, at least 1MiB".to_owned())
-}
-
 fn options(arguments: Arguments) -> Option<ServeOptions> {
     let timeout = arguments.request_timeout;
     if !(0.001..=300.0).contains(&timeout) {
@@ -226,6 +211,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
+    options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
     cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));

@@ -88,6 +88,7 @@ fn ready(model: &Model, track: &Track, now: Duration) -> Map<String, Value> {
     let told = json!({
         "bytes": model.outline().map(|outline| outline.size),
         "instances": model.plan().instances,
+        "busy_instances": load.busy_instances,
         "running": load.running,
         "waiting": load.waiting,
         "waiting_bytes": load.waiting_bytes,

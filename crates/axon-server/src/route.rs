@@ -49,10 +49,10 @@ pub enum Route<'a> {
     TraceSetting,
     /// `/v2/logging`
     Logging,
-    /// `/v2/residency`
-    Residency,
     /// `/metrics`
     Metrics,
+    /// `/v2/residency`
+    Residency,
     /// `/openapi.json`
     OpenApi,
     /// `/v2/axon/overview`

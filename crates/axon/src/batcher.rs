@@ -22,17 +22,18 @@ mod line;
 #[cfg(test)]
 pub(crate) mod planted;
 mod queue;
+mod surroundings;
 mod types;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use cut::Moment;
 use line::Rank;
-use queue::{Entry, Queue, Shape};
+use queue::{Entry, Queue};
 
 pub use estimator::{Estimator, Learned};
+pub use surroundings::{Cap, Outlook, Surroundings};
 pub use types::{
     Accepted, Action, Batch, BatchId, Class, Limits, Refused, Rejected, RequestId, Rules, Waiting,
 };
@@ -69,6 +70,9 @@ pub struct Batcher<K, R> {
     queue: Queue<K, R>,
     /// One for each busy instance.
     running: Vec<Running<K>>,
+    surroundings: Surroundings,
+    /// How long the batch may take that is formed.
+    cap: Option<Cap>,
     next_number: u64,
     next_batch: u64,
     closed: bool,
@@ -86,6 +90,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             estimates: BTreeMap::new(),
             queue: Queue::new(RandomState::new().hash_one(())),
             running: Vec::new(),
+            surroundings: Surroundings::default(),
+            cap: None,
             next_number: 0,
             next_batch: 0,
             closed: false,
@@ -141,35 +147,12 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if wait <= left {
             return Ok(false);
         }
-        let idle = self.queue.length == 0 && self.running.is_empty();
+        let idle = self.queue.length == 0 && self.running.is_empty() && self.residual(now).is_zero();
         if idle && self.estimate(key).is_doubtful(left, now) {
             return Ok(true);
         }
         let run = self.estimate(key).bound(rows, now).saturating_add(time_to_spare(left));
         Err(if run > left { Rejected::TooShort { run } } else { Rejected::PredictedMiss { wait } })
-    }
-
-    /// From `now` to the answer of a request that would arrive, when all goes well.
-    fn foretell(&self, key: &K, class: Class, rows: usize, rank: Rank, now: Instant) -> Duration {
-        let estimator = self.estimate(key);
-        let busy = self.running.len() >= self.rules.instances;
-        let first_free = if busy { self.running.iter().map(|running| running.ends).min() } else { None };
-        let residual = first_free.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
-        let ahead = self.work(key, self.rows_ahead(class, rank), now);
-        residual.saturating_add(ahead).saturating_add(estimator.bound(rows, now))
-    }
-
-    /// The rows that are served before `rank` of `class`.
-    fn rows_ahead(&self, class: Class, rank: Rank) -> usize {
-        let heads = self.queue.heads.iter().take_while(|head| (head.0, head.1) < (class, rank));
-        let shapes = heads.take(SHAPES_ASKED).filter_map(|head| self.queue.shape(head.2));
-        let ahead = |shape: &Shape<K, R>| -> usize {
-            let lines = shape.lines.range(..=class);
-            lines
-                .map(|(&of, line)| if of < class { line.line.rows() } else { line.line.before(rank).1 })
-                .sum()
-        };
-        shapes.map(ahead).sum()
     }
 
     /// Takes less urgent requests out of a full queue, when that makes room enough.
@@ -228,7 +211,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     /// The batch that is served next.
     fn form(&mut self, now: Instant, shed: &mut Vec<R>) -> Option<Batch<R>> {
         loop {
-            let (class, _, place) = self.queue.heads.iter().copied().find(|head| self.is_ripe(*head, now))?;
+            let (class, _, place) = self.first_ripe(now)?;
+            if self.cap.is_some_and(|cap| cap.class != class) {
+                return None;
+            }
             #[cfg(test)]
             let (class, place) = self.plant_in_choice((class, place))?;
             if self.shed_hopeless(place, class, now, shed) {
@@ -362,16 +348,6 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         let moment = self.moment(&shape.key, now);
         let earliest = entries.iter().map(|entry| entry.rank.0).min()?.min(rank.0);
         (rows <= moment.most_rows && moment.in_time(rows, earliest)).then_some((class, rank))
-    }
-
-    fn moment(&self, key: &K, now: Instant) -> Moment<'_> {
-        let estimator = self.estimate(key);
-        Moment {
-            now,
-            estimator,
-            most_rows: self.rules.limits.max_batch_rows.get(),
-            instances: self.rules.instances.max(1),
-        }
     }
 
     /// What runs of a shape take.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -151,6 +151,8 @@ pub struct ModelConfig {
     pub instances: Option<NonZeroUsize>,
     /// What instances and threads are chosen for.
     pub profile: Profile,
+    /// Its part of the device's time against those of other models, while all have work.
+    pub weight: NonZeroU32,
     /// Where it runs.
     pub device: Device,
 }
@@ -167,6 +169,7 @@ impl Default for ModelConfig {
             max_batch_bytes: 64 << 20,
             instances: None,
             profile: Profile::Throughput,
+            weight: NonZeroU32::MIN,
             device: Device::Cpu,
         }
     }
@@ -369,11 +372,14 @@ pub struct ServerConfig {
     pub runtime_library: Option<PathBuf>,
     /// How models are loaded for trial.
     pub load_check: LoadCheckConfig,
+    /// Where models are kept as they are made ready for this machine.
+    pub model_cache: ModelCacheConfig,
     /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
     /// has, less a tenth of that or 256 MiB.
     pub memory_budget: Option<u64>,
-    /// Where models are kept as they are made ready for this machine.
-    pub model_cache: ModelCacheConfig,
+    /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
+    /// one of a GPU, and never fewer than one model alone uses.
+    pub lanes: Option<NonZeroUsize>,
     /// Whether requests are counted.
     pub metrics: Metrics,
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero

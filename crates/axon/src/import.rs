@@ -177,7 +177,7 @@ impl ModelCache {
         Ok(Kept { key: entry.key, bytes: entry.bytes, used: entry.used, profile: Ok(entry.profile) })
     }
 
-    /// What is in the cache, by key.
+    /// What is in the cache, by key; of large files only the lengths are compared.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] when it cannot be read.
@@ -185,7 +185,7 @@ impl ModelCache {
         let open = self.used()?;
         let listed = open.store.entries().map_err(cannot("read"))?;
         let kept = |listed: store::Listed| {
-            let profile = open.store.read(&listed.key, Depth::Stamps).map(|entry| entry.profile);
+            let profile = open.store.read(&listed.key, Depth::Lengths).map(|entry| entry.profile);
             Kept { key: listed.key, bytes: listed.bytes, used: listed.used, profile }
         };
         let mut all: Vec<Kept> = listed.into_iter().map(kept).collect();

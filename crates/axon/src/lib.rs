@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod executor;
 pub mod import;
+pub mod lanes;
 pub mod load_check;
 pub mod metrics;
 pub mod model_config;

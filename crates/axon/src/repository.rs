@@ -31,16 +31,18 @@ mod ticket;
 mod turns;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{ControlMode, Metrics, ServerConfig};
+use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
 use crate::error::{Error, Result};
 use crate::import::ModelCache;
+use crate::lanes::Lanes;
 use crate::metrics::Registry;
-use crate::scheduler::Timer;
+use crate::scheduler::{Host, Timer};
 use keeper::Keeping;
 use reaper::Reaper;
 use residents::Residents;
@@ -131,7 +133,7 @@ pub struct ModelRepository {
     config: ServerConfig,
     /// What is kept of models from load to load.
     cache: ModelCache,
-    timer: Arc<Timer>,
+    host: Host,
     /// Versions that were loaded or tried.
     loads: AtomicU64,
     /// Which models stay loaded, in mode `auto`.
@@ -178,6 +180,9 @@ impl ModelRepository {
         config: ServerConfig,
         keeping: Option<Keeping>,
     ) -> Result<Self> {
+        // A GPU runs one batch at a time.
+        let least = if config.model.device == Device::Cpu { granted_cores() } else { NonZeroUsize::MIN };
+        let lanes = Lanes::new(config.lanes, least);
         let library = config.runtime_library.as_deref();
         let cache = ModelCache::open(&config.model_cache, &config.load_check, library);
         Ok(Self {
@@ -187,7 +192,7 @@ impl ModelRepository {
             metrics: Registry::new(config.metrics == Metrics::On),
             config,
             cache,
-            timer: Timer::start()?,
+            host: Host { timer: Timer::start()?, lanes },
             loads: AtomicU64::new(0),
             keeping,
             reaper: Reaper::start()?,

@@ -12,6 +12,7 @@
 
 mod attendance;
 mod instance;
+mod lane;
 mod load;
 mod replan;
 mod timer;
@@ -28,6 +29,7 @@ use crate::batcher::{self, Batcher, Refused, Rejected, Waiting};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Executor;
+use crate::lanes::{Lanes, Seat, Terms};
 use crate::metrics::{ModelStatistics, Phases};
 use crate::reason::Reason;
 use crate::request::Timing;
@@ -112,6 +114,10 @@ impl std::fmt::Debug for Accepted {
 pub struct SchedulerConfig {
     /// The bounds of its queue and batches, and how it is served; `instances` is set from the executors.
     pub rules: Rules,
+    /// Its part of the device's time against those of other models, at least 1.
+    pub weight: u32,
+    /// Threads of one run, at least 1.
+    pub threads: usize,
     /// Asked now and then whether what was learned asks for other batches; `None` keeps them as they are.
     pub replan: Option<Replan>,
 }
@@ -120,6 +126,8 @@ struct State {
     batcher: Batcher<BatchKey, Pending>,
     /// Instances that wait for work.
     idle: usize,
+    /// An instance has work and waits for a lane.
+    is_claiming: bool,
     /// Requests taken by instances and not yet answered.
     running: usize,
     /// When the timer looks at this queue next.
@@ -140,6 +148,16 @@ struct Shared {
     statistics: Arc<ModelStatistics>,
     refusals: Refusals,
     timer: Arc<Timer>,
+    seat: Seat,
+}
+
+/// What the models of a server have in common.
+#[derive(Clone)]
+pub struct Host {
+    /// Looks at the queues when deadlines pass.
+    pub timer: Arc<Timer>,
+    /// The device that the models run on.
+    pub lanes: Arc<Lanes>,
 }
 
 impl Shared {
@@ -267,18 +285,20 @@ impl Scheduler {
         config: SchedulerConfig,
         executors: Vec<Box<dyn Executor>>,
         statistics: Arc<ModelStatistics>,
-        timer: Arc<Timer>,
+        host: &Host,
     ) -> Result<Self> {
-        let rules = Rules { instances: executors.len().max(1), ..config.rules };
+        let instances = executors.len().max(1);
+        let terms = Terms { weight: config.weight, instances, width: config.threads };
         let state = State {
-            batcher: Batcher::new(rules),
+            batcher: Batcher::new(Rules { instances, ..config.rules }),
             idle: 0,
+            is_claiming: false,
             running: 0,
             armed: None,
             arrivals: ArrivalRate::new(Instant::now()),
             replanning: config.replan.map(|replan| Replanning::new(replan, Instant::now())),
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|shared| Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
             quiet: Condvar::new(),
@@ -286,7 +306,8 @@ impl Scheduler {
             runs: Runs::new(executors.len()),
             statistics,
             refusals: Refusals::default(),
-            timer,
+            timer: Arc::clone(&host.timer),
+            seat: host.lanes.join(terms, lane::waker(shared)),
         });
         let scheduler = Self {
             shared: Arc::clone(&shared),
@@ -322,9 +343,11 @@ impl Scheduler {
         let waiting = Waiting { key, class, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         state.arrivals.add(rows, now);
+        let asked = lane::look_around(&self.shared, &mut state, &waiting, now);
         match state.batcher.push(waiting, now) {
             Ok(batcher::Accepted { id, displaced }) => {
-                if state.idle == 0 {
+                asked.accepted(&self.shared, now);
+                if state.idle == 0 || state.is_claiming {
                     timer::arm(&self.shared, &mut state);
                 }
                 drop(state);
@@ -375,6 +398,7 @@ impl Scheduler {
             running: state.running,
             predicted_p99: predicted_p99(&learned, arrivals, capacity, rows),
             learned,
+            standing: self.shared.seat.standing(now),
             refusals: self.shared.refusals.read(),
             refusing: state.arrivals.refusing(now),
         }
@@ -382,9 +406,11 @@ impl Scheduler {
 
     /// Wakes an idle instance when requests wait.
     pub fn wake(&self) {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         if state.idle > 0 && !state.batcher.is_empty() {
-            self.shared.work.notify_one();
+            let calls = lane::wake(&self.shared, &mut state, Instant::now());
+            drop(state);
+            calls.make();
         }
     }
 

@@ -262,11 +262,15 @@ impl InferenceServer {
     /// # Errors
     /// Any [`ErrorKind`](crate::ErrorKind); the message names the field that is wrong.
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
-        let (sender, receiver) = oneshot::channel();
-        let reply = move |answer| drop(sender.send(answer));
         let mut request = request.into();
-        self.load_first(&mut request).await?;
-        self.submit(request, reply)?.finish(receiver).await
+        let observed = self.observe_in_process(&request);
+        if let Err(error) = self.load_first(&mut request).await {
+            observed.share().refuse(&error);
+            return Err(error);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.submit_counted(observed, request, move |answer| drop(sender.send(answer)))?;
+        ticket.finish(receiver).await
     }
 
     /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the
@@ -279,11 +283,25 @@ impl InferenceServer {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
+        let observed = self.observe_in_process(&request);
+        self.submit_counted(observed, request, reply)
+    }
+
+    fn observe_in_process(&self, request: &InferenceRequest) -> Observed {
         let mut observed = self.observe(Protocol::InProcess, Some(&request.model), request.version);
+        observed.arrive(request.input_bytes());
+        observed
+    }
+
+    fn submit_counted(
+        &self,
+        observed: Observed,
+        request: InferenceRequest,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
         if !observed.is_counted() {
             return self.submit_observed(request, reply);
         }
-        observed.arrive(request.input_bytes());
         let observed = observed.share();
         let answering = observed.clone();
         let outcome = self.submit_observed(request, move |answer| {

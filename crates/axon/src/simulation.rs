@@ -20,6 +20,7 @@
 //! # Ok::<(), axon::simulation::Violation>(())
 //! ```
 
+mod device;
 mod driver;
 mod ledger;
 mod random;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use crate::batcher::Batcher;
 use driver::Driver;
 
+pub use device::{DeviceReport, DeviceScenario, SharedModel, run_device};
 pub use replay::{Replay, ReplayReport, replay};
 pub use scenario::{Arrivals, Cancellation, MAX_KEYS, Rows, Scenario, Service, Shutdown, Timeouts};
 
@@ -114,6 +116,17 @@ pub enum Invariant {
     NoPanic,
     /// I14: the same seed makes the same things happen.
     SameTrace,
+    /// Runs that are not long overdue hold no more lanes than the device has.
+    LanesHeld,
+    /// No lane is idle while a model waits for it.
+    IdleLane,
+    /// The model runs next whose class is the most urgent, and of those within their share the one that must start first.
+    MostUrgentModel,
+    /// Models that always have work have had the device's time by their weights, within a bound.
+    FairShare,
+    /// No batch of several requests runs longer than half of the tightest limit that others of its class or a more
+    /// urgent one have had lately.
+    BlockingCap,
 }
 
 /// A broken invariant.

@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_to(commands)
     explain.add_to(commands)
     simulate.add_to(commands)
-    residency.add_to(commands)
-    examine.add_to(commands)
     add.add_to(commands)
     cache.add_to(commands)
+    residency.add_to(commands)
+    examine.add_to(commands)
     top.add_to(commands)
     try:
         code = _run(parser, arguments)

@@ -67,6 +67,7 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"a full batch takes {run['full_batch_ms']:.3f} ms"
         ),
         f"why        {plan['chosen_because']}",
+        f"device     {_device(document['device'])}",
         f"load       {load['arriving_rows_per_second']:.1f} rows/s come, "
         + (f"{capacity:.0f} rows/s can be run{share}" if capacity else "the model takes no time"),
         f"now        {load['waiting']} wait, {load['running']} run",
@@ -74,6 +75,15 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"refused    {refused or 'nothing'}",
         f"refusing   {document['refusing_because'] or 'no'}",
     ]
+
+
+def _device(device: dict[str, Any]) -> str:
+    lanes = _count(device["lanes"], "lane")
+    if not device["is_shared"]:
+        return f"{lanes}, all its own"
+    cap = device["longest_run_ms"]
+    longest = f"runs of {cap:g} ms at most" if cap is not None else "runs of any length"
+    return f"{lanes} shared with other models; weight {device['weight']}, {100 * device['share']:.0f} % sure, {longest}"
 
 
 def _count(number: int, what: str) -> str:

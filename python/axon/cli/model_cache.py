@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from axon.cli.sizes import parse_size
+from axon.cli.parser import size
 from axon.config import Loading, ModelConfig
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_cache_options(parser: argparse.ArgumentParser, *, may_be_off: bool) -> N
     )
     parser.add_argument(
         "--model-cache-size",
-        type=parse_size,
+        type=size,
         default=16 << 30,
         metavar="SIZE",
         help="most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first (default: 16GiB)",

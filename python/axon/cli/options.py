@@ -71,6 +71,13 @@ def add_model_options(parser: Parser) -> None:
         help="threads that run each model, at most the cores granted (default: chosen at load)",
     )
     model.add_argument(
+        "--lanes",
+        type=bounded(int, "an integer", 1, _MOST),
+        metavar="N",
+        help="runs at the same time on the device, counted by their threads, all models together (default: the cores "
+        "granted, and never fewer than one model alone uses)",
+    )
+    model.add_argument(
         "--profile",
         choices=["throughput", "latency"],
         default="throughput",
@@ -118,6 +125,7 @@ def model_config(chosen: argparse.Namespace) -> ModelConfig:
         latency_target_s=chosen.latency_target,
         batching=chosen.batching,
         instances=chosen.instances,
+        lanes=chosen.lanes,
         profile=chosen.profile,
         device=chosen.device,
     )

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from axon.cli.ask import URL, ask, tell
 from axon.cli.parser import bounded, model_name
+from axon.cli.sizes import show_size
 from axon.errors import AxonError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["add_to", "lines"]
 
 _HOUR_S: Final = 3600.0
-_SCALES: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _COLUMNS: Final = (
     "MODEL",
     "VERSION",
@@ -129,8 +129,11 @@ def lines(document: dict[str, Any]) -> list[str]:
     if document["budget_bytes"] is None:
         return [*shown, "every model stays until it is unloaded: `--model-control-mode auto` keeps those worth it"]
     allowed, budget = document["allowed_bytes"], document["budget_bytes"]
-    less = f", of which the host has {_size(allowed)} now" if allowed < budget else ""
-    return [*shown, f"{_size(document['charged_bytes'])} of {_size(budget)}{less}; {document['evictions']} made way"]
+    less = f", of which the host has {show_size(allowed)} now" if allowed < budget else ""
+    return [
+        *shown,
+        f"{show_size(document['charged_bytes'])} of {show_size(budget)}{less}; {document['evictions']} made way",
+    ]
 
 
 def _row(model: dict[str, Any]) -> Sequence[str]:
@@ -140,7 +143,7 @@ def _row(model: dict[str, Any]) -> Sequence[str]:
         model["name"],
         ",".join(model["versions"]) or "-",
         model["state"],
-        "-" if bytes_taken is None else _size(bytes_taken),
+        "-" if bytes_taken is None else show_size(bytes_taken),
         "-" if rate is None else f"{rate:.2f}",
         "-" if score is None else f"{score:.2g}",
         _ago(model.get("idle_s")),
@@ -169,10 +172,3 @@ def _seconds(seconds: float | None) -> str:
     if seconds < minute:
         return f"{seconds:.1f} s"
     return f"{seconds / minute:.0f} min" if seconds < _HOUR_S else f"{seconds / _HOUR_S:.1f} h"
-
-
-def _size(count: int) -> str:
-    for scale, unit in _SCALES:
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

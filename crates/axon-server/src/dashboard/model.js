@@ -136,12 +136,13 @@ class Facts {
     this.set("Target", targetOf(model));
     this.set("Waiting", count(model.waiting));
     this.set("Running", count(model.running));
+    this.set("Busy instances", `${count(model.busy_instances)} of ${count(model.instances)}`);
     this.set("Refused", refusedOf(model));
   }
 
   explain({ plan, load }) {
     const batches = plan.batchable ? `up to ${count(plan.max_batch_rows)} rows` : `none: ${plan.not_batchable_because}`;
-    this.set("Instances × threads", `${count(plan.instances)} × ${count(plan.threads)}`);
+    this.set("Threads of a run", count(plan.threads));
     this.set("Batches", batches);
     this.set("Because", plan.chosen_because);
     this.set("Comes", `${short(load.arriving_rows_per_second)} rows/s`);

@@ -16,8 +16,8 @@ pub(super) struct Moment<'a> {
     pub(super) estimator: &'a Estimator,
     /// The most rows of a batch, at least 1.
     pub(super) most_rows: usize,
-    /// Instances that share the work, at least 1.
-    pub(super) instances: usize,
+    /// Instances that share the work, as many as the device leaves them; more than 0.
+    pub(super) instances: f64,
 }
 
 /// The first `shed` are given up, and the next `take` run.
@@ -35,20 +35,8 @@ impl Moment<'_> {
 
     /// The most rows, at most `most_rows`, that are over by `deadline`.
     fn rows_until(&self, deadline: Instant) -> usize {
-        if self.in_time(self.most_rows, deadline) {
-            return self.most_rows;
-        }
-        // In time for `low`, too late for `high`.
-        let (mut low, mut high) = (0, self.most_rows);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.in_time(middle, deadline) {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        let left = deadline.saturating_duration_since(self.now);
+        self.estimator.rows_within(left, self.most_rows, self.now)
     }
 
     /// What is run of a line that is not empty, and whose first requests could each be in time alone.
@@ -78,9 +66,19 @@ impl Moment<'_> {
     fn batch_at<T>(&self, line: &Line<T>, position: usize) -> Cut {
         let Some((deadline, _)) = line.rank_at(position) else { return Cut { shed: position, take: 0 } };
         let before = line.rows_of_first(position);
-        let until = line.count_within(before.saturating_add(self.rows_until(deadline)));
-        // A request of more rows than a batch may have runs alone.
-        Cut { shed: position, take: until.saturating_sub(position).max(1) }
+        let left = deadline.saturating_duration_since(self.now);
+        let mut most = self.rows_until(deadline);
+        loop {
+            let until = line.count_within(before.saturating_add(most));
+            // A request of more rows than a batch may have runs alone.
+            let take = until.saturating_sub(position).max(1);
+            let rows = line.rows_of_first(position + take) - before;
+            // Sizes that have times of their own may take longer than larger ones.
+            if take == 1 || self.in_time(rows, deadline) {
+                return Cut { shed: position, take };
+            }
+            most = self.estimator.rows_within(left, rows - 1, self.now);
+        }
     }
 
     /// True when what is behind the first `count` can be answered in time after them, in full batches and with the time
@@ -95,7 +93,7 @@ impl Moment<'_> {
         loop {
             let position = line.count_within(rows.saturating_add(batches * self.most_rows)).max(count);
             let Some((deadline, _)) = line.rank_at(position) else { return true };
-            let turns = 1.0 + (batches + 1) as f64 / self.instances as f64;
+            let turns = 1.0 + (batches + 1) as f64 / self.instances;
             let end = batch.mul_f64(turns.min(1e6));
             if deadline.saturating_duration_since(start) < end {
                 return false;

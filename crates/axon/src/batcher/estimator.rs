@@ -115,6 +115,25 @@ impl Estimator {
         Duration::try_from_secs_f64(self.seconds(rows) * self.margin_at(now)).unwrap_or(Duration::MAX)
     }
 
+    /// The most rows, at most `most`, whose run that begins at `now` takes no longer than `limit` but for rare ones.
+    #[must_use]
+    pub fn rows_within(&self, limit: Duration, most: usize, now: Instant) -> usize {
+        if self.bound(most, now) <= limit {
+            return most;
+        }
+        // In time for `low`, too late for `high`.
+        let (mut low, mut high) = (0, most);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.bound(middle, now) <= limit {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
     fn seconds(&self, rows: usize) -> f64 {
         match self.table.get(rows) {
             Some(cell) if cell.runs >= SEEN => cell.seconds,

@@ -1,7 +1,7 @@
 //! What the queue knows, for whoever chooses between models, plans, or explains.
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Batcher, Estimator, Rules};
 
@@ -19,19 +19,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    /// How long the instances take for `rows` rows of a shape in full batches, but for rare runs.
-    #[must_use]
-    pub fn work(&self, key: &K, rows: usize, now: Instant) -> Duration {
-        let most = self.rules.limits.max_batch_rows.get();
-        let batches = rows as f64 / most as f64 / self.rules.instances as f64;
-        let seconds = self.estimate(key).bound(most, now).as_secs_f64() * batches;
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-    }
-
-    /// Rows that the instances run in a second at best.
+    /// Rows that the instances run in a second at best, on the part of the device that is left to them.
     #[must_use]
     pub fn capacity(&self) -> f64 {
-        self.estimator.rate(self.rules.limits.max_batch_rows.get()) * self.rules.instances as f64
+        self.estimator.rate(self.rules.limits.max_batch_rows.get()) * self.usable_instances()
     }
 
     /// What has been learned of the runs of a shape.

@@ -74,6 +74,8 @@ pub(crate) enum PlantedBug {
     CancelsTheNeighbour,
     /// Closing does not hand back the last request.
     ForgetsOnClose,
+    /// A batch may take any time, whatever other models need.
+    IgnoresTheCap,
 }
 
 use PlantedBug as Bug;
@@ -206,6 +208,11 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             return Some(Cut { shed: 1, take: cut.take - 1 });
         }
         None
+    }
+
+    /// How long a batch may take.
+    pub(super) fn plant_in_cap(&self, cap: Option<Duration>) -> Option<Duration> {
+        cap.filter(|_| !self.has(Bug::IgnoresTheCap))
     }
 
     /// True when a batch is not filled up with less urgent requests.

@@ -66,6 +66,8 @@ pub(crate) struct Entry {
 /// How much of an entry is compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
+    /// The lengths of large files: for who lists and does not load.
+    Lengths,
     /// The stamps of large files, and every byte where a stamp is another.
     Stamps,
     /// Every byte.
@@ -174,8 +176,13 @@ impl Store {
                 return Err(at(&format_args!("{} bytes, not {}", stamp.bytes, member.stamp.bytes)));
             }
             bytes = bytes.saturating_add(stamp.bytes);
-            let is_known = stamp == member.stamp && stamp.bytes > MAX_READ;
-            if depth == Depth::Bytes || !is_known {
+            let is_known = stamp.bytes > MAX_READ
+                && match depth {
+                    Depth::Lengths => true,
+                    Depth::Stamps => stamp == member.stamp,
+                    Depth::Bytes => false,
+                };
+            if !is_known {
                 let (digest, _) = self.disk.digest(&path).map_err(|error| at(&error))?;
                 if hexadecimal(&digest) != member.sha256 {
                     return Err(at(&"its bytes are not those that were written"));

@@ -17,7 +17,8 @@ pub struct Observed {
     /// `None` when nothing is counted.
     metrics: Option<Arc<ModelMetrics>>,
     protocol: Protocol,
-    arrived: Instant,
+    /// When the whole request was here.
+    arrived: Option<Instant>,
     request_bytes: u64,
     timing: Timing,
     outcome: Outcome,
@@ -33,7 +34,7 @@ impl Observed {
         Self {
             metrics,
             protocol,
-            arrived: Instant::now(),
+            arrived: None,
             request_bytes: 0,
             timing: Timing::default(),
             outcome: Outcome::Answered,
@@ -51,7 +52,7 @@ impl Observed {
     pub fn arrive(&mut self, bytes: usize) {
         self.request_bytes = bytes as u64;
         if self.is_counted() {
-            self.arrived = Instant::now();
+            self.arrived = Some(Instant::now());
         }
     }
 
@@ -76,7 +77,7 @@ impl Observed {
         if self.outcome == Outcome::Answered {
             metrics.observe(&Answer {
                 timing: self.timing,
-                total: self.arrived.elapsed(),
+                total: self.arrived.map(|arrived| arrived.elapsed()).unwrap_or_default(),
                 request_bytes: self.request_bytes,
                 response_bytes: response_bytes as u64,
                 trace: self.trace,
@@ -199,7 +200,8 @@ mod tests {
         let metrics = Arc::new(ModelMetrics::default());
         metrics.set_latency_target(Some(Duration::from_nanos(1)));
         let answer = || {
-            let observed = Observed::begin(Some(Arc::clone(&metrics)), Protocol::Http);
+            let mut observed = Observed::begin(Some(Arc::clone(&metrics)), Protocol::Http);
+            observed.arrive(0);
             // The clock has moved on when it ends.
             let began = Instant::now();
             while began.elapsed() < Duration::from_nanos(10) {}

@@ -8,13 +8,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
-use super::parameters::{BATCHING, KEEP_ALIVE, LATENCY_TARGET, PIN, PROFILE};
+use super::parameters::{BATCHING, KEEP_ALIVE, LATENCY_TARGET, PIN, PROFILE, WEIGHT};
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "name",
     "backend",
     "file",
@@ -26,6 +26,7 @@ const KEYS: [&str; 25] = [
     "profile",
     "pin",
     "keep_alive_s",
+    "weight",
     "max_queue_size",
     "timeout_ms",
     "allow_timeout_override",
@@ -125,6 +126,7 @@ impl Reader<'_> {
                 "latency_target_ms" => self.known_parameter(LATENCY_TARGET, key, item, number)?,
                 "pin" => self.known_parameter(PIN, key, item, boolean)?,
                 "keep_alive_s" => self.known_parameter(KEEP_ALIVE, key, item, number)?,
+                "weight" => self.known_parameter(WEIGHT, key, item, natural)?,
                 "versions" => self.versions(item)?,
                 "instances" => {
                     self.note("instance_group[0].count", key, item);

@@ -1,5 +1,6 @@
 //! The parameters of a configuration that Axon acts on; those of ONNX Runtime's sessions are Axon's to choose.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::check::Checker;
@@ -33,6 +34,12 @@ pub(super) const PIN: &str = "axon_pin";
 /// How long the model stays loaded when nobody uses it, in seconds; `keep_alive_s` in `model.toml`.
 pub(super) const KEEP_ALIVE: &str = "axon_keep_alive_s";
 
+/// Its part of the device's time against those of other models; `weight` in `model.toml`.
+pub(super) const WEIGHT: &str = "axon_weight";
+
+/// The greatest weight.
+const MAX_WEIGHT: u32 = 1000;
+
 /// What the parameters say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parameters {
@@ -48,6 +55,8 @@ pub(super) struct Parameters {
     pub pin: bool,
     /// How long the model stays loaded when nobody uses it.
     pub keep_alive: Option<Duration>,
+    /// Its part of the device's time against those of other models.
+    pub weight: Option<NonZeroU32>,
 }
 
 impl ModelConfiguration {
@@ -61,6 +70,12 @@ impl ModelConfiguration {
     #[must_use]
     pub fn keep_alive(&self) -> Option<Duration> {
         self.checked.parameters.keep_alive
+    }
+
+    /// Its part of the device's time against those of other models, 1 to 1000; `None` leaves it to the server.
+    #[must_use]
+    pub fn weight(&self) -> Option<NonZeroU32> {
+        self.checked.parameters.weight
     }
 }
 
@@ -96,6 +111,7 @@ impl Checker<'_> {
                     read.pin = parsed;
                 }
                 KEEP_ALIVE => read.keep_alive = Some(self.keep_alive(value)?),
+                WEIGHT => read.weight = Some(self.weight(value)?),
                 LATENCY_TARGET => read.latency_target = Some(self.latency_target(value)?),
                 _ => self.unused(&format!("parameters.{}", name.escape_debug())),
             }
@@ -119,6 +135,14 @@ impl Checker<'_> {
         seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
             let problem = format_args!("expected seconds from 0 to {MAX_KEEP_ALIVE_S}, got {}", Echo(value));
             self.error(&format!("parameters.{KEEP_ALIVE}"), problem)
+        })
+    }
+
+    fn weight(&self, value: &str) -> Result<NonZeroU32> {
+        let weight = value.parse().ok().filter(|weight: &NonZeroU32| weight.get() <= MAX_WEIGHT);
+        weight.ok_or_else(|| {
+            let problem = format_args!("expected an integer from 1 to {MAX_WEIGHT}, got {}", Echo(value));
+            self.error(&format!("parameters.{WEIGHT}"), problem)
         })
     }
 

@@ -60,9 +60,9 @@ pub(super) fn make<T: Send + 'static>(
 ) -> Result<T> {
     let maker = if threads > 1 { MAKER.with_borrow(Clone::clone) } else { None };
     let Some(maker) = maker else { return make() };
-    let (made, session) = channel();
+    let (sender, session) = channel();
     // Whoever asked may have panicked.
-    let job = move || drop(made.send(make()));
+    let job = move || drop(sender.send(make()));
     maker.send(Box::new(job)).map_err(Error::internal)?;
     session.recv().map_err(Error::internal)?
 }

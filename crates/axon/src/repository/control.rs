@@ -117,7 +117,7 @@ impl ModelRepository {
             load_library(library)?;
             load_check::check(path, library, self.config.model.device, &self.config.load_check)?;
         }
-        let mut model = Model::load(found, &self.config.model, &self.cache, &self.timer)?;
+        let mut model = Model::load(found, &self.config.model, &self.cache, &self.host)?;
         let place = Place { name: name.clone(), version: *version, generation };
         model.depart_by(|scheduler| self.reaper.departure(&self.table, place, scheduler));
         tracing::info!(

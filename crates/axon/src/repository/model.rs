@@ -22,7 +22,7 @@ use crate::onnx::{ModelFile, SessionOptions};
 use crate::plan::{Load, Observed, Plan, reconsider};
 use crate::probe::{Batchable, CurvePoint, Findings};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
-use crate::scheduler::{Limits, Output, Replan, Rules, Scheduler, SchedulerConfig, Timer};
+use crate::scheduler::{Host, Limits, Output, Replan, Rules, Scheduler, SchedulerConfig};
 use crate::signature::Signature;
 
 /// A version that is ready.
@@ -122,7 +122,7 @@ impl Model {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when it cannot be served.
-    pub fn load(found: &Found, config: &ModelConfig, cache: &ModelCache, timer: &Arc<Timer>) -> Result<Self> {
+    pub fn load(found: &Found, config: &ModelConfig, cache: &ModelCache, host: &Host) -> Result<Self> {
         let (path, configuration) = (found.path.clone()?, &found.configuration);
         configuration.check_device(config.device)?;
         let stateful = configuration.sequence().cloned();
@@ -152,15 +152,11 @@ impl Model {
         // Requests of a sequence have places that were laid out for the plan.
         let may_replan = stateful.is_none() && configuration.backend() == Backend::OnnxRuntime;
         let replan = may_replan.then(|| replan(&found.name, plan.clone(), forget));
-        let scheduler_config = SchedulerConfig { rules, replan };
+        let scheduler_config =
+            SchedulerConfig { rules, weight: config.weight.get(), threads: plan.threads, replan };
         let statistics = Arc::new(ModelStatistics::default());
-        let scheduler = Scheduler::start(
-            &found.name,
-            scheduler_config,
-            executors,
-            Arc::clone(&statistics),
-            Arc::clone(timer),
-        )?;
+        let scheduler =
+            Scheduler::start(&found.name, scheduler_config, executors, Arc::clone(&statistics), host)?;
         let scheduler = Arc::new(scheduler);
         let counts_rows = findings.batchable.shares_runs();
         let slots = Slots {
@@ -391,6 +387,7 @@ fn configured(config: &ModelConfig, configuration: &ModelConfiguration) -> Model
     config.instances = configuration.instances().or(config.instances);
     config.latency_target = configuration.latency_target().or(config.latency_target);
     config.batching = configuration.batching().unwrap_or(config.batching);
+    config.weight = configuration.weight().unwrap_or(config.weight);
     config.profile = configuration.profile().unwrap_or(config.profile);
     config
 }

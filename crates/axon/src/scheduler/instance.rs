@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use synapse::{Tensor, concat_rows, split_rows};
 
 use super::attendance::Attendance;
-use super::{Output, Pending, Refusal, Shared, expired_after, replan, timer};
+use super::lane::{Decision, ask};
+use super::{Output, Pending, Refusal, Shared, expired_after, lane, replan, timer};
 use crate::batcher::{Action, Batch};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Run};
+use crate::lanes::Lane;
 use crate::metrics::{Phases, SlowRequest};
 use crate::request::{BatchRun, Timing};
 
@@ -24,7 +26,9 @@ static RUNS: AtomicU64 = AtomicU64::new(0);
 /// Pulls and runs batches until the scheduler closes.
 pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor>) {
     let mut instance = Instance { shared, index, executor };
-    while let Some(batch) = next_batch(shared) {
+    let mut lane = None;
+    while let Some((batch, taken)) = next_batch(shared, lane.take()) {
+        lane = taken;
         let (requests, id) = (batch.requests.len(), batch.id);
         // The executor's panics are caught where it is called. One of our own fails the batch, whose replies answer when
         // they are dropped, and not the instance.
@@ -253,16 +257,23 @@ fn split_outputs(requests: &[Pending], outputs: Vec<Tensor>) -> Result<Vec<std::
     outputs.iter().map(split).collect()
 }
 
-/// Waits for a batch; `None` when the scheduler closes.
-fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
+/// Gives back the lane of the run before and waits for a batch, and a lane where one is needed; `None` when the
+/// scheduler closes.
+fn next_batch(shared: &Arc<Shared>, mut ended: Option<Lane>) -> Option<(Batch<Pending>, Option<Lane>)> {
     let mut state = shared.lock();
     loop {
         let now = Instant::now();
-        let Action { expired, shed, batch } = state.batcher.poll(now, true);
+        let Decision { lane, may_run, calls, again } = ask(shared, &mut state, ended.take(), now);
+        let Action { expired, shed, batch } = match &lane {
+            Some(lane) => state.batcher.poll_within(lane.cap(), now),
+            None => state.batcher.poll(now, may_run),
+        };
         // Counted before the lock is given up, so that a drain never sees a batch neither waiting nor running.
         state.running += batch.as_ref().map_or(0, |batch| batch.requests.len());
-        if !(expired.is_empty() && shed.is_empty()) {
+        let has_given_up_lock = !(expired.is_empty() && shed.is_empty() && calls.is_empty());
+        if has_given_up_lock {
             drop(state);
+            calls.make();
             shared.refuse(expired, shed, now);
             state = shared.lock();
             shared.tell_if_quiet(&state);
@@ -270,20 +281,25 @@ fn next_batch(shared: &Arc<Shared>) -> Option<Batch<Pending>> {
         if let Some(batch) = batch {
             timer::arm(shared, &mut state);
             if state.idle > 0 && state.batcher.has_work(now) {
-                shared.work.notify_one();
+                let calls = lane::wake(shared, &mut state, now);
+                drop(state);
+                calls.make();
             }
-            return Some(batch);
+            return Some((batch, lane));
         }
-        if state.batcher.has_work(now) {
+        // A lane that is not needed after all goes back with the next question. While the lock was given up this instance
+        // may have been called, and not have heard it.
+        ended = lane;
+        if has_given_up_lock || ended.is_some() || may_run && state.batcher.has_work(now) {
             continue;
         }
         if state.batcher.is_empty() && shared.closing.load(Ordering::Acquire) {
             return None;
         }
         state.idle += 1;
-        // What is kept waiting on purpose is looked at again when it ripens.
+        // What is kept waiting on purpose is looked at again when it ripens, and what waits for a lane when one is overdue.
         let ripens = state.batcher.next_wake(now).filter(|_| !state.batcher.is_empty());
-        state = match ripens {
+        state = match ripens.into_iter().chain(again).min() {
             Some(at) => {
                 let wait = at.saturating_duration_since(now);
                 shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::batcher::Learned;
+use crate::lanes::Standing;
 
 /// How soon the arrival rate forgets.
 const MEMORY: f64 = 1.0;
@@ -120,6 +121,8 @@ pub struct Load {
     pub running: usize,
     /// What 99 of 100 requests take at this rate: a run that is under way and their own. `None` beyond the capacity.
     pub predicted_p99: Option<Duration>,
+    /// How it stands among the models on its device.
+    pub standing: Standing,
     /// How many were refused, by reason.
     pub refusals: Vec<(Refusal, u64)>,
     /// The reason for which a request was refused in the last second.

@@ -68,6 +68,7 @@ mod tests {
         let mut state = State {
             batcher: Batcher::new(Rules::new(limits)),
             idle: 0,
+            is_claiming: false,
             running: 0,
             armed: None,
             arrivals: ArrivalRate::new(start),

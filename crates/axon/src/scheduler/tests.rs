@@ -1,6 +1,7 @@
 //! The scheduler with executors that need no model. Waiting is on channels, never on a clock.
 
 mod blame;
+mod lanes;
 mod leaving;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -37,6 +38,12 @@ struct Fixture {
     statistics: Arc<ModelStatistics>,
 }
 
+/// A device with so many lanes.
+fn host(lanes: usize) -> Host {
+    let lanes = NonZeroUsize::new(lanes);
+    Host { timer: Timer::start().unwrap(), lanes: Lanes::new(lanes, NonZeroUsize::MIN) }
+}
+
 impl Fixture {
     fn new(max_batch_rows: usize, max_queue_size: usize) -> Self {
         let (started_sender, started) = channel();
@@ -45,11 +52,21 @@ impl Fixture {
         Self::with(executor, started, leave, (max_batch_rows, max_queue_size))
     }
 
-    /// An `executor` that tells what it starts.
+    /// An `executor` that tells what it starts, on a device of its own.
     fn with(
         executor: Box<dyn Executor>,
         started: Receiver<usize>,
         leave: Sender<()>,
+        bounds: (usize, usize),
+    ) -> Self {
+        Self::on(&host(2), executor, (started, leave), bounds)
+    }
+
+    /// As [`Fixture::with`], on a device that others may use too.
+    fn on(
+        host: &Host,
+        executor: Box<dyn Executor>,
+        (started, leave): (Receiver<usize>, Sender<()>),
         (max_batch_rows, max_queue_size): (usize, usize),
     ) -> Self {
         let bound = |number| NonZeroUsize::new(number).unwrap();
@@ -58,11 +75,10 @@ impl Fixture {
             max_queue_size: bound(max_queue_size),
             max_queue_bytes: 1 << 20,
         };
-        let config = SchedulerConfig { rules: Rules::new(limits), replan: None };
+        let config = SchedulerConfig { rules: Rules::new(limits), weight: 1, threads: 1, replan: None };
         let statistics = Arc::new(ModelStatistics::default());
-        let timer = Timer::start().unwrap();
         let scheduler =
-            Scheduler::start("test", config, vec![executor], Arc::clone(&statistics), timer).unwrap();
+            Scheduler::start("test", config, vec![executor], Arc::clone(&statistics), host).unwrap();
         Self { scheduler: Arc::new(scheduler), started, leave, statistics }
     }
 

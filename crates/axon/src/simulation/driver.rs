@@ -4,6 +4,8 @@
 //! callers, for instances and for the timer, so that a different batch does not change which requests come after it
 //! (unless callers wait for their answers).
 
+mod shared;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -13,6 +15,9 @@ use super::random::{Random, Trace};
 use super::scenario::{Arrivals, Ending, Scenario, Shutdown};
 use super::{Invariant, Report, Violation};
 use crate::batcher::{Batch, BatchId, Batcher, Refused, Rejected, RequestId, Waiting};
+use crate::lanes::RunId;
+
+pub(super) use shared::Shared;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -42,6 +47,7 @@ enum Instance {
 #[derive(Debug)]
 struct Run {
     id: BatchId,
+    lane: Option<RunId>,
     requests: Vec<Ticket>,
     ending: Ending,
     took: Duration,
@@ -67,6 +73,8 @@ pub(super) struct Driver<'a> {
     running: Random,
     timing: Random,
     trace: Trace,
+    /// What other models on the device change.
+    shared: Option<Shared>,
 }
 
 impl<'a> Driver<'a> {
@@ -90,6 +98,7 @@ impl<'a> Driver<'a> {
             running: random.split(),
             timing: random.split(),
             trace: Trace::default(),
+            shared: None,
         }
     }
 
@@ -101,33 +110,48 @@ impl<'a> Driver<'a> {
             Err(Broken { invariant: Invariant::NoPanic, detail })
         });
         match played {
-            Ok(()) => Ok(Report {
-                seed: self.scenario.seed,
-                events: self.handled,
-                elapsed: self.ledger.last_outcome().duration_since(self.start),
-                trace: self.trace.hash(),
-                ..self.ledger.into_report()
-            }),
+            Ok(()) => Ok(self.into_report()),
             Err(Broken { invariant, detail }) => {
                 Err(Violation { invariant, seed: self.scenario.seed, at: self.now, detail })
             }
         }
     }
 
+    pub(super) fn into_report(self) -> Report {
+        Report {
+            seed: self.scenario.seed,
+            events: self.handled,
+            elapsed: self.ledger.last_outcome().duration_since(self.start),
+            trace: self.trace.hash(),
+            ..self.ledger.into_report()
+        }
+    }
+
     fn play(&mut self) -> Checked {
+        self.begin();
+        while self.step()? {
+            self.settle()?;
+        }
+        self.ledger.check_end()
+    }
+
+    /// The first requests come.
+    pub(super) fn begin(&mut self) {
         let callers = match self.scenario.arrivals {
             Arrivals::Callers { count, .. } => count,
             _ => 1,
         };
         (0..callers).for_each(|_| self.arrive_next());
-        while let Some(((at, _), event)) = self.events.pop_first() {
-            self.now = at;
-            self.handled += 1;
-            self.note(&[u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), self.handled as u64]);
-            self.handle(event)?;
-            self.settle()?;
-        }
-        self.ledger.check_end()
+    }
+
+    /// Handles the next event; false when there is none.
+    pub(super) fn step(&mut self) -> Result<bool, Broken> {
+        let Some(((at, _), event)) = self.events.pop_first() else { return Ok(false) };
+        self.now = at;
+        self.handled += 1;
+        self.note(&[u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), self.handled as u64]);
+        self.handle(event)?;
+        Ok(true)
     }
 
     fn handle(&mut self, event: Event) -> Checked {
@@ -137,7 +161,7 @@ impl<'a> Driver<'a> {
             Event::Finish(index) => self.finish(index),
             Event::Restart(index) => {
                 self.instances[index] = Instance::Idle;
-                self.poll(Some(index))
+                self.pull(index)
             }
             Event::Alarm => {
                 self.armed = None;
@@ -161,9 +185,16 @@ impl<'a> Driver<'a> {
                 self.poll(Some(index))?;
             }
         }
+        self.end_step()
+    }
+
+    /// The timer is armed, the account is checked, and a drained queue is closed.
+    pub(super) fn end_step(&mut self) -> Checked {
         self.arm();
         let running = self.instances.iter().map(Instance::requests).sum();
         let idle = self.instances.iter().filter(|instance| matches!(instance, Instance::Idle)).count();
+        // Whether it may run is for whoever shares out the device.
+        let idle = if self.shared.is_some() { 0 } else { idle };
         self.ledger.check_event(&self.batcher, running, idle, self.start + self.now)?;
         if self.draining && self.batcher.is_empty() && running == 0 {
             self.close()?;
@@ -220,6 +251,7 @@ impl<'a> Driver<'a> {
             deadline: now + timeout,
             request: ticket,
         };
+        self.look_around(&request);
         let foretold = self.ledger.foretold(&request, now, &self.batcher);
         let result = self.batcher.push(request.clone(), now);
         self.note(&[ticket.0 as u64, result.as_ref().map_or(u64::MAX, |accepted| accepted.id.number())]);
@@ -228,6 +260,9 @@ impl<'a> Driver<'a> {
             (Ok(_), None) | (Err(Refused { reason: Rejected::Closed, .. }), _) => {}
             // A caller who is refused waits for about a batch before it asks again.
             (Err(_), _) => self.caller_asks_again(service.duration(limits.max_batch_rows.get())),
+        }
+        if result.is_ok() {
+            self.is_heard(&request);
         }
         let displaced = result.as_ref().map_or(0, |accepted| accepted.displaced.len());
         (0..displaced).for_each(|_| self.caller_asks_again(Duration::ZERO));
@@ -269,26 +304,38 @@ impl<'a> Driver<'a> {
     /// Polls for the instance `free`, or only for what has expired.
     fn poll(&mut self, free: Option<usize>) -> Checked {
         let now = self.start + self.now;
-        let action = self.batcher.poll(now, free.is_some());
+        let granted = self.shared.as_mut().and_then(|shared| shared.granted.take());
+        let cap = granted.map(|(_, cap)| cap);
+        let action = match cap {
+            Some(cap) => self.batcher.poll_within(cap, now),
+            None => self.batcher.poll(now, free.is_some()),
+        };
+        self.ledger.cap = cap;
         self.ledger.polled(now, free.is_some(), &action, &self.batcher)?;
         self.ledger.check_accounts(&self.batcher, self.start + self.now)?;
         for ticket in action.expired.into_iter().chain(action.shed) {
             self.note(&[ticket.0 as u64]);
             self.caller_asks_again(Duration::ZERO);
         }
-        let (Some(index), Some(batch)) = (free, action.batch) else { return Ok(()) };
+        let lane = granted.map(|(lane, _)| lane);
+        let (Some(index), Some(batch)) = (free, action.batch) else {
+            self.give_back(lane);
+            return Ok(());
+        };
         self.note(&[index as u64, batch.rows as u64]);
         let (duration, ending) = self.scenario.service.run(batch.rows, &mut self.running);
+        let duration = self.hang(duration);
         batch.requests.iter().for_each(|ticket| self.note(&[ticket.0 as u64]));
         let Batch { id, requests, .. } = batch;
-        self.instances[index] = Instance::Running(Run { id, requests, ending, took: duration });
+        self.instances[index] = Instance::Running(Run { id, lane, requests, ending, took: duration });
         self.schedule(duration, Event::Finish(index));
         Ok(())
     }
 
     fn finish(&mut self, index: usize) -> Checked {
         let done = std::mem::replace(&mut self.instances[index], Instance::Idle);
-        let Instance::Running(Run { id, requests, ending, took }) = done else { return Ok(()) };
+        let Instance::Running(Run { id, lane, requests, ending, took }) = done else { return Ok(()) };
+        self.give_back(lane);
         self.note(&[index as u64, ending as u64]);
         let took = (ending == Ending::Answers).then_some(took);
         self.batcher.finish(id, took, self.start + self.now);
@@ -303,7 +350,12 @@ impl<'a> Driver<'a> {
             self.schedule(restart, Event::Restart(index));
             return Ok(());
         }
-        self.poll(Some(index))
+        self.pull(index)
+    }
+
+    /// An instance is free: it pulls, where it need not ask first.
+    fn pull(&mut self, index: usize) -> Checked {
+        self.poll(Some(index).filter(|_| self.shared.is_none()))
     }
 
     fn close(&mut self) -> Checked {

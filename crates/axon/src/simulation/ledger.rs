@@ -5,14 +5,17 @@
 //! where one defect breaks several. What runs will take it asks the batcher's estimator, which has tests of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Invariant, Report};
 use crate::batcher::{
-    Accepted, Action, BatchId, Batcher, Class, Refused, Rejected, RequestId, Rules, Waiting, time_to_spare,
+    Accepted, Action, BatchId, Batcher, Cap, Class, Estimator, Refused, Rejected, RequestId, Rules, Waiting,
 };
 
 mod batches;
+mod foretold;
+
+use foretold::{Foretold, ROUNDING};
 
 /// What the batcher carries in place of a request: the number of its arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +50,7 @@ pub(super) struct Broken {
 
 pub(super) type Checked = Result<(), Broken>;
 
-fn ensure(holds: bool, invariant: Invariant, detail: impl FnOnce() -> String) -> Checked {
+pub(super) fn ensure(holds: bool, invariant: Invariant, detail: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(Broken { invariant, detail: detail() }) }
 }
 
@@ -69,18 +72,6 @@ type Place = (Class, Instant, Ticket);
 /// The requests of each key.
 type Lanes = BTreeMap<u8, BTreeSet<Place>>;
 
-/// What a request is foretold to wait, before it is pushed; half a microsecond of rounding is forgiven.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Foretold {
-    wait: Duration,
-    /// Of which its own run.
-    run: Duration,
-    /// Nothing waits or runs, and the foretelling is in doubt.
-    may_probe: bool,
-}
-
-const ROUNDING: Duration = Duration::from_nanos(500);
-
 /// The account. Waiting requests are those in `lanes`, and equally those in `deadlines`.
 pub(super) struct Ledger {
     rules: Rules,
@@ -91,6 +82,10 @@ pub(super) struct Ledger {
     runs: BTreeMap<BatchId, Instant>,
     bytes: usize,
     closed: bool,
+    /// How long the batch may take that is formed next, where other models have a say in it.
+    pub(super) cap: Option<Cap>,
+    /// When the device is free, where other models use it too.
+    pub(super) device_free_at: Option<Instant>,
     last_id: Option<RequestId>,
     start: Instant,
     last_outcome: Instant,
@@ -107,6 +102,8 @@ impl Ledger {
             runs: BTreeMap::new(),
             bytes: 0,
             closed: false,
+            cap: None,
+            device_free_at: None,
             last_id: None,
             start,
             last_outcome: start,
@@ -125,29 +122,6 @@ impl Ledger {
 
     pub(super) fn into_report(self) -> Report {
         self.report
-    }
-
-    /// What `request` would wait that is about to be pushed: the rest of the run that ends first, what is served before
-    /// it at the best rate, and its own run.
-    pub(super) fn foretold(
-        &self,
-        request: &Waiting<u8, Ticket>,
-        now: Instant,
-        batcher: &Batcher<u8, Ticket>,
-    ) -> Foretold {
-        let estimator = batcher.estimator_of(&request.key);
-        let busy = self.runs.len() >= self.rules.instances;
-        let first = self.runs.values().min().filter(|_| busy);
-        let residual = first.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now));
-        let place = (request.class, request.deadline, request.request);
-        let ahead = self.lanes.values().flatten().filter(|other| **other < place);
-        let rows: usize = ahead.map(|&(_, _, ticket)| self.records[ticket.0].rows).sum();
-        let ahead = batcher.work(&request.key, rows, now);
-        let left = request.deadline.saturating_duration_since(now);
-        let run = estimator.bound(request.rows, now) + time_to_spare(left);
-        let wait = residual + ahead + run;
-        let may_probe = self.waiting() == 0 && self.runs.is_empty() && estimator.is_doubtful(left, now);
-        Foretold { wait, run, may_probe }
     }
 
     /// A request was pushed at `now`, with this result.
@@ -284,7 +258,9 @@ impl Ledger {
             })?;
             self.end(ticket, Outcome::Expired, now)?;
         }
-        let lanes = self.lanes.clone();
+        // As they were before anything was shed; a copy costs more than all else here.
+        let is_needed = action.batch.is_some() || !action.shed.is_empty();
+        let lanes = if is_needed { self.lanes.clone() } else { Lanes::new() };
         for &ticket in &action.shed {
             self.leave_queue(ticket, "is shed")?;
             self.end(ticket, Outcome::Shed, now)?;
@@ -303,7 +279,7 @@ impl Ledger {
         ensure(late.is_none(), Invariant::ExpiresInTime, || {
             format!("{:?} waits after its deadline", late.map(|(_, ticket)| ticket))
         })?;
-        let kept = !free || action.batch.is_some() || self.may_all_be_kept(now);
+        let kept = !free || action.batch.is_some() || self.may_all_be_kept(now) || self.cap.is_some();
         ensure(kept, Invariant::WorkConservation, || {
             format!("a free instance gets nothing while {left} wait")
         })
@@ -440,6 +416,13 @@ impl Ledger {
             Invariant::Accounts,
             || format!("{} bytes are left", self.bytes),
         )
+    }
+
+    /// The most rows of a batch.
+    fn most_rows(&self, estimator: &Estimator, now: Instant) -> usize {
+        let most = self.rules.limits.max_batch_rows.get();
+        let cap = self.cap.and_then(|cap| cap.run);
+        cap.map_or(most, |cap| estimator.rows_within(cap, most, now).max(1))
     }
 
     fn waiting(&self) -> usize {

@@ -8,6 +8,8 @@ use std::time::Instant;
 use super::*;
 use crate::batcher::planted::PlantedBug;
 
+mod device;
+
 const DEFAULT_SEEDS: u64 = 2_000;
 /// Every planted bug is found within so many seeds.
 const SEEDS_FOR_A_BUG: u64 = 200;

@@ -406,3 +406,26 @@ fn the_profile_is_read_from_both_files() {
     let triton = pbtxt(triton);
     assert_eq!((triton.profile(), triton.warnings().len()), (Some(Profile::Throughput), 0));
 }
+
+#[test]
+fn the_weight_is_read_from_both_files() {
+    let weight = |configuration: &ModelConfiguration| configuration.weight().map(std::num::NonZeroU32::get);
+    assert_eq!(weight(&toml("weight = 3")), Some(3));
+    assert_eq!(weight(&toml("")), None);
+    let parameter =
+        |value: &str| format!("parameters {{ key: \"axon_weight\" value {{ string_value: \"{value}\" }} }}");
+    assert_eq!(weight(&pbtxt(&parameter("1000"))), Some(1000));
+    for wrong in ["0", "-1", "1001", "1.5", "x"] {
+        let error = pbtxt_error(&parameter(wrong));
+        let expected = format!("parameters.axon_weight: expected an integer from 1 to 1000, got `{wrong}`");
+        assert!(error.contains(&expected), "{error}");
+    }
+    for (wrong, expected) in [
+        ("1001", "weight: expected an integer from 1 to 1000"),
+        ("-1", "weight: expected an integer from 0"),
+        ("1.5", "weight: expected an integer"),
+    ] {
+        let error = ModelConfiguration::from_toml(&format!("weight = {wrong}")).unwrap_err();
+        assert!(error.message().contains(expected), "{error}");
+    }
+}

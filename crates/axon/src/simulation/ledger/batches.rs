@@ -27,6 +27,11 @@ impl Ledger {
         let keys: BTreeSet<u8> = records().map(|record| record.key).collect();
         ensure(keys.len() == 1, Invariant::OneKey, || format!("{batch:?} has the keys {keys:?}"))?;
         let Some((&key, lane)) = keys.first().and_then(|key| lanes.get_key_value(key)) else { return Ok(()) };
+        let estimator = batcher.estimator_of(&key);
+        let most_rows = self.most_rows(estimator, now);
+        ensure(rows <= most_rows || batch.requests.len() == 1, Invariant::BlockingCap, || {
+            format!("{batch:?} has more than {most_rows} rows, and may run no longer than {:?}", self.cap)
+        })?;
         self.check_choice(action, batch, key, lanes)?;
         let left: Vec<&Place> = lane.iter().filter(|place| !action.shed.contains(&place.2)).collect();
         let count = batch.requests.len();
@@ -34,7 +39,6 @@ impl Ledger {
         ensure(first().eq(&batch.requests), Invariant::Order, || {
             format!("{batch:?} is formed from {:?}", first().collect::<Vec<_>>())
         })?;
-        let estimator = batcher.estimator_of(&key);
         self.check_size(now, batch, left.get(count).copied(), estimator)?;
         self.report.batches += 1;
         self.report.batched_requests += count;
@@ -87,7 +91,7 @@ impl Ledger {
         // A less urgent request joins only where all of it stays in time, its own deadline included.
         let same = records().any(|record| record.class == class);
         let limit = if same { earliest } else { earliest.min(deadline) };
-        let fits = together <= self.rules.limits.max_batch_rows.get() && in_time(together, limit);
+        let fits = together <= self.most_rows(estimator, now) && in_time(together, limit);
         ensure(!fits || probe || !self.rules.preferred_rows.is_empty(), Invariant::Maximal, || {
             format!("{batch:?} is formed and {next:?} left, which fits")
         })
@@ -119,7 +123,7 @@ impl Ledger {
             let (mut rows, mut all) = (record.rows, true);
             for &(_, _, next) in behind {
                 let more = rows + self.records[next.0].rows;
-                if more > self.rules.limits.max_batch_rows.get() || estimator.bound(more, now) > left {
+                if more > self.most_rows(estimator, now) || estimator.bound(more, now) > left {
                     all = false;
                     break;
                 }
