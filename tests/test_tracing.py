@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -302,12 +303,20 @@ def test_spans_that_wait_are_sent_at_the_end(model: Path) -> None:
         assert [span.name for span in collector.spans if span.links and span.name == "batch"] == ["batch"]
 
 
+def until_told(server: Server, sample: str) -> None:
+    """Wait until the metrics have this line."""
+    deadline = time.monotonic() + PATIENCE_S
+    while sample not in (told := httpx.get(f"http://{server.address}/metrics", timeout=PATIENCE_S).text.splitlines()):
+        assert time.monotonic() < deadline, told
+
+
 def test_a_collector_that_is_gone_costs_a_count_and_no_answer(model: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with serving(model, "--otlp-endpoint", endpoint, env=collector_environment()) as server:
             assert [ask(server).status_code for _ in range(20)] == [200] * 20
+            until_told(server, "axon_trace_spans_dropped_total 120")
             log = server.stop().stderr
     assert log.count("traces cannot be sent") == 1, log
     assert "spans of traces were dropped dropped=120 exported=0" in log

@@ -14,6 +14,7 @@ use super::{process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
+use crate::logging;
 
 /// What is known of a version at one moment.
 pub(super) struct View {
@@ -232,6 +233,12 @@ fn server(app: &App) -> Vec<Family> {
         }
     }
     families.extend(ports);
+    if let Some(tracer) = &app.tracer {
+        let spans = tracer.counts();
+        families.push(Family::single(&d::SPANS_EXPORTED, spans.exported));
+        families.push(Family::single(&d::SPANS_DROPPED, spans.dropped));
+    }
+    families.push(Family::single(&d::LOG_LINES_DROPPED, logging::dropped()));
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
         families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));

@@ -143,6 +143,12 @@ declare! {
         "Connections that were closed at once, since as many were open as may be.";
     ACCEPT_ERRORS = Counter "axon_accept_errors" "" ["port"]
         "Connections that could not be accepted, as when the process has no descriptor left.";
+    SPANS_EXPORTED = Counter "axon_trace_spans_exported" "" []
+        "Spans that the collector has taken; told where traces are exported, as the next.";
+    SPANS_DROPPED = Counter "axon_trace_spans_dropped" "" []
+        "Spans given up: no room, no collector, or too many requests that failed at once.";
+    LOG_LINES_DROPPED = Counter "axon_log_lines_dropped" "" []
+        "Lines of the log given up since nobody read it.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
     RUNTIME = Info "axon_runtime" "" ["version" "device"]
