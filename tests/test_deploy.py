@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,9 +127,13 @@ def told(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> dict[str, fr
         for pixels, status in ([1] * 64, 200), ([1], 400):
             answer = httpx2.post(f"{base}/v2/models/digits/generate", json={"pixels": pixels})
             assert answer.status_code == status
-        text = httpx2.get(f"{base}/metrics").raise_for_status().text
+        texts = [httpx2.get(f"{base}/metrics").raise_for_status().text]
+    with serving(folder, "--model-control-mode", "auto") as server:
+        base = f"http://{server.address}"
+        httpx2.post(f"{base}/v2/models/digits/generate", json={"pixels": [1] * 64}).raise_for_status()
+        texts.append(httpx2.get(f"{base}/metrics").raise_for_status().text)
     labels: dict[str, set[str]] = defaultdict(lambda: set(ADDED))
-    for family in text_string_to_metric_families(text):
+    for family in chain.from_iterable(map(text_string_to_metric_families, texts)):
         for sample in family.samples:
             labels[sample.name] |= set(sample.labels)
     return {**{name: frozenset(names) for name, names in labels.items()}, **MADE}
