@@ -14,6 +14,7 @@ use super::{process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
+use crate::logging;
 
 /// What is known of a version at one moment.
 pub(super) struct View {
@@ -211,6 +212,12 @@ fn server(app: &App) -> Vec<Family> {
         }
     }
     families.extend(ports);
+    let spans = app.tracer.as_ref().map(|tracer| tracer.counts()).unwrap_or_default();
+    families.extend([
+        Family::single(&d::SPANS_EXPORTED, spans.exported),
+        Family::single(&d::SPANS_DROPPED, spans.dropped),
+        Family::single(&d::LOG_DROPPED, logging::dropped()),
+    ]);
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
         families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));

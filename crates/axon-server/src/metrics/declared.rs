@@ -133,6 +133,12 @@ declare! {
         "Connections that were closed at once, since as many were open as may be.";
     ACCEPT_ERRORS = Counter "axon_accept_errors" "" ["port"]
         "Connections that could not be accepted, as when the process has no descriptor left.";
+    SPANS_EXPORTED = Counter "axon_trace_spans_exported" "" []
+        "Spans of traces that the collector has taken; 0 without one.";
+    SPANS_DROPPED = Counter "axon_trace_spans_dropped" "" []
+        "Spans of traces that were given up, as when the collector is gone.";
+    LOG_DROPPED = Counter "axon_log_lines_dropped" "" []
+        "Lines of the log that were dropped, since nobody read them.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
     RUNTIME = Info "axon_runtime" "" ["version" "device"]
