@@ -344,3 +344,16 @@ def test_a_scrape_of_two_hundred_models_has_them_all(tmp_path: Path) -> None:
         assert len(told.by("axon_model_state", "model", "state")) == 200
         assert told.of("axon_model_loads_total", outcome="loaded") == 200
         assert told.of("axon_ready") == 1
+
+
+def test_models_that_come_and_go_tell_what_they_take(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        save(identity("FP32"), tmp_path / f"{name}.onnx")
+    with serving(tmp_path, "--model-control-mode", "auto", "--log-level", "off") as server:
+        assert post(server, "/v2/models/one/infer") == 200
+        told = scrape(server)
+        budget, charged = told.of("axon_memory_budget_bytes"), told.of("axon_memory_charged_bytes")
+        assert budget > charged >= told.of("axon_model_memory_bytes", model="one", device="cpu") > 0
+        assert told.by("axon_model_memory_bytes", "model").keys() == {"one"}
+        assert told.of("axon_evictions_total") == 0
+        assert adds_up(told)

@@ -43,6 +43,7 @@ pub(super) fn families(app: &App) -> Vec<Family> {
     families.extend(observations(&views));
     families.extend(loads(&views));
     families.extend(models(&views));
+    families.extend(memory(app));
     families.extend(server(app));
     families.extend(process::families());
     if app.compat == Compat::Triton {
@@ -197,6 +198,26 @@ fn models(views: &[View]) -> Vec<Family> {
             (view.counted.loads > 0).then_some(view.counted.load_duration)
         }),
         each(&d::MODEL_UNLOADS, models(), |view| Some(view.counted.unloads)),
+    ]
+}
+
+/// What the models take that come and go by themselves.
+fn memory(app: &App) -> Vec<Family> {
+    let Some(report) = app.server.residency() else { return Vec::new() };
+    let (mut bytes, mut reloads) = (Family::new(&d::MODEL_MEMORY), Family::new(&d::MODEL_RELOAD));
+    for model in &report.models {
+        let name = Label::from(model.name.clone());
+        if model.state == "READY" {
+            bytes.push([name.clone(), app.device.name().into()], model.bytes);
+        }
+        reloads.push([name], model.reload);
+    }
+    vec![
+        Family::single(&d::MEMORY_BUDGET, report.allowed),
+        Family::single(&d::MEMORY_CHARGED, report.charged),
+        bytes,
+        reloads,
+        Family::single(&d::EVICTIONS, report.evictions),
     ]
 }
 

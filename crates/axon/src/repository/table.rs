@@ -2,7 +2,9 @@
 //!
 //! A request reads it for a lease; a load or unload writes it for a few lines, never while it loads or closes a model.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod serving;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
@@ -197,39 +199,6 @@ impl Table {
         let leaving: Vec<_> = versions.values_mut().filter_map(Version::retire).collect();
         rows.leave(&leaving);
         Some(leaving)
-    }
-
-    /// Has `listener` told of each version that has been given back; the first is the only one.
-    pub fn tell_departures(&self, listener: impl Fn(&Place) + Send + Sync + 'static) {
-        let _ = self.departures.set(Box::new(listener));
-    }
-
-    /// The versions of a model that are ready, with the generation of each.
-    pub fn serving(&self, name: &str) -> Vec<(Arc<Model>, u64)> {
-        let rows = self.read();
-        let versions = rows.models.get(name).into_iter().flatten();
-        versions
-            .filter_map(|(_, version)| match &version.state {
-                State::Ready(model) => Some((Arc::clone(model), version.generation)),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// The requests that these generations of a model have answered or refused, as long as they are ready.
-    pub fn asked(&self, name: &str, generations: &BTreeSet<u64>) -> u64 {
-        let rows = self.read();
-        let versions = rows.models.get(name).into_iter().flat_map(BTreeMap::values);
-        let ready = versions.filter(|version| generations.contains(&version.generation));
-        ready
-            .filter_map(|version| match &version.state {
-                State::Ready(model) => {
-                    let counters = model.statistics();
-                    Some(counters.success.read().0 + counters.fail.read().0)
-                }
-                _ => None,
-            })
-            .sum()
     }
 
     /// A model has been given back whole.
