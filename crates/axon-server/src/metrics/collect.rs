@@ -233,12 +233,12 @@ fn server(app: &App) -> Vec<Family> {
         }
     }
     families.extend(ports);
-    if let Some(tracer) = &app.tracer {
-        let spans = tracer.counts();
-        families.push(Family::single(&d::SPANS_EXPORTED, spans.exported));
-        families.push(Family::single(&d::SPANS_DROPPED, spans.dropped));
-    }
-    families.push(Family::single(&d::LOG_LINES_DROPPED, logging::dropped()));
+    let spans = app.tracer.as_ref().map(|tracer| tracer.counts()).unwrap_or_default();
+    families.extend([
+        Family::single(&d::SPANS_EXPORTED, spans.exported),
+        Family::single(&d::SPANS_DROPPED, spans.dropped),
+        Family::single(&d::LOG_DROPPED, logging::dropped()),
+    ]);
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
         families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));

@@ -144,11 +144,11 @@ declare! {
     ACCEPT_ERRORS = Counter "axon_accept_errors" "" ["port"]
         "Connections that could not be accepted, as when the process has no descriptor left.";
     SPANS_EXPORTED = Counter "axon_trace_spans_exported" "" []
-        "Spans that the collector has taken; told where traces are exported, as the next.";
+        "Spans of traces that the collector has taken; 0 without one.";
     SPANS_DROPPED = Counter "axon_trace_spans_dropped" "" []
-        "Spans given up: no room, no collector, or too many requests that failed at once.";
-    LOG_LINES_DROPPED = Counter "axon_log_lines_dropped" "" []
-        "Lines of the log given up since nobody read it.";
+        "Spans of traces that were given up, as when the collector is gone.";
+    LOG_DROPPED = Counter "axon_log_lines_dropped" "" []
+        "Lines of the log that were dropped, since nobody read them.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
     RUNTIME = Info "axon_runtime" "" ["version" "device"]
