@@ -68,6 +68,8 @@ def _serving(folder: Path, *options: str) -> Iterator[_Server]:
         folder,
         "--http-port",
         "0",
+        "--metrics-port",
+        "0",
         "--no-grpc",
         "--model-control-mode",
         "explicit",
