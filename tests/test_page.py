@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -156,3 +157,23 @@ def test_a_document_that_cannot_be_had_is_told(address: str) -> None:
         page.open(f"http://{address}/docs")
         page.wait_for("document.querySelector('#state')?.className === 'bad'")
         assert text_of(page, "#state").startswith("The document cannot be shown: ")
+
+
+def test_a_page_of_another_site_has_nothing_run(address: str, digits: Path) -> None:
+    def answered() -> int:
+        with urllib.request.urlopen(f"http://{address}/v2/models/digits/stats") as response:
+            return int(json.load(response)["model_stats"][0]["inference_stats"]["success"]["count"])
+
+    def ask(page: Page) -> None:
+        question = {"method": "POST", "mode": "no-cors", "body": json.dumps({"pixels": [0] * 64})}
+        url = f"http://{address}/v2/models/digits/generate"
+        page.ask(f"fetch({json.dumps(url)}, {json.dumps(question)}).then((response) => response.type)")
+
+    with serving(digits) as other, browsing() as page:
+        before = answered()
+        page.open(f"http://{other.address}/v2/health/live")
+        ask(page)
+        assert answered() == before
+        page.open(f"http://{address}/v2/health/live")
+        ask(page)
+        assert answered() == before + 1

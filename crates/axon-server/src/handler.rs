@@ -24,6 +24,7 @@ use crate::compat::{Compat, Context};
 use crate::connection::{Answer, Port};
 use crate::explain;
 use crate::host::check_host;
+use crate::origin::check_origin;
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::trace::{Sending, Span};
@@ -267,6 +268,7 @@ fn check_head(head: &Parts) -> Result<()> {
         return Err(Error::invalid("Host", format_args!("expected one Host header, got {hosts}")));
     }
     check_host(head.version, &head.uri, &head.headers)?;
+    check_origin(head)?;
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if encodings.next().is_some_and(|value| !chunked(value)) || encodings.next().is_some() {

@@ -24,6 +24,7 @@ mod loading;
 pub mod logging;
 pub mod metrics;
 pub mod openapi;
+mod origin;
 mod overview;
 pub mod page;
 pub mod proto;
