@@ -65,3 +65,10 @@ def test_a_good_repository_passes(repository: Path) -> None:
     assert rows["broken"] is None, "what only a load finds"
     assert rows["typo"] is not None
     assert only_read.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["check", "add"])
+def test_a_folder_without_models_is_an_error(command: str, tmp_path: Path) -> None:
+    refused = run_axon(command, tmp_path)
+    assert refused.returncode == 1
+    assert "no models here" in refused.stdout + refused.stderr

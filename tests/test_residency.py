@@ -155,7 +155,18 @@ def test_what_is_loaded_is_shown_and_changed_by_commands(server: Server) -> None
 
 
 def test_a_table_is_shown_again_until_it_is_interrupted(server: Server) -> None:
-    command: list[str | Path] = [AXON, "ps", "--watch", "--every", "0.1", "--url", server.address]
+    # A shell that starts tests in the background has its children ignore SIGINT.
+    command: list[str | Path] = [
+        "env",
+        "--default-signal=INT",
+        AXON,
+        "ps",
+        "--watch",
+        "--every",
+        "0.1",
+        "--url",
+        server.address,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         seen = 0

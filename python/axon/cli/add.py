@@ -47,7 +47,14 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _import_all(cache: Cache, paths: list[str], *, again: bool, shows: bool) -> Iterator[dict[str, Any]]:
     for path in paths:
-        for name, version, file, problem in cache.find(path):
+        found = cache.find(path)
+        if not found:
+            hint = "hint: of one model's own folder, name the folder that it lies in"
+            nothing: dict[str, Any] = {"name": path, "version": None, "error": f"no models here\n{hint}"}
+            if shows:
+                print(_line(nothing), flush=True)
+            yield nothing
+        for name, version, file, problem in found:
             result: dict[str, Any] = {"name": name, "version": version}
             if file is None:
                 result["error"] = problem
@@ -82,7 +89,7 @@ def _import_one(cache: Cache, name: str, file: str, *, again: bool) -> dict[str,
 
 
 def _line(result: dict[str, Any]) -> str:
-    subject = f"{result['name']} version {result['version']}"
+    subject = result["name"] if result["version"] is None else f"{result['name']} version {result['version']}"
     if "error" in result:
         return f"{subject}: not imported: {result['error']}"
     if result.get("left_alone"):

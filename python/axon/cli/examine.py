@@ -72,9 +72,11 @@ def _models(chosen: argparse.Namespace) -> int:
 def _check(chosen: argparse.Namespace) -> int:
     rows = _examine(chosen, loads=not chosen.no_load)
     wrong = sum(row["problem"] is not None for row in rows)
+    good = sum(row["version"] is not None and row["problem"] is None for row in rows)
+    is_well = good > 0 and not wrong
     if chosen.json:
         print(json.dumps(rows, indent=2))
-        return 1 if wrong else 0
+        return 0 if is_well else 1
     for row in rows:
         what = f"{row['path']}: {row['name']}" + (f" version {row['version']}" if row["version"] is not None else "")
         if row["problem"]:
@@ -83,6 +85,11 @@ def _check(chosen: argparse.Namespace) -> int:
                 print(f"  cause: {row['cause']}")
         for warning in row["warnings"]:
             print(f"warning: {what}: {warning}")
-    good = sum(row["version"] is not None and row["problem"] is None for row in rows)
+    if not good and not wrong:
+        print(
+            f"{chosen.path}: no models here; of one model's own folder, name the folder that it lies in",
+            file=sys.stderr,
+        )
+        return 1
     print(f"{good} can be served, {wrong} cannot", file=sys.stderr if wrong else sys.stdout)
-    return 1 if wrong else 0
+    return 0 if is_well else 1

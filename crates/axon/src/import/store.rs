@@ -212,8 +212,10 @@ impl Store {
     /// # Errors
     /// When it stays.
     pub fn sweep(&self, _lock: &Lock) -> io::Result<()> {
-        for path in self.disk.list(&self.folder.join("building"))? {
-            self.disk.remove(&path)?;
+        let left = self.disk.list(&self.folder.join("building"))?;
+        // The folder is the user's choice, and what else lies in it is not ours to remove.
+        for path in left.iter().filter(|path| is_ours(path)) {
+            self.disk.remove(path)?;
         }
         Ok(())
     }
@@ -270,7 +272,7 @@ impl Store {
         Ok(())
     }
 
-    /// What is in the folder, unchecked.
+    /// What is in the folder, unchecked; what has no entry's name is none.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -280,7 +282,7 @@ impl Store {
     }
 
     fn list(&self, folder: &Path) -> Option<Listed> {
-        let key = folder.file_name()?.to_str()?.to_owned();
+        let key = folder.file_name()?.to_str().filter(|name| is_key(name))?.to_owned();
         // Removed meanwhile, it is not there; one whose size cannot be told counts by what can be.
         let files = self.disk.list(folder).ok()?;
         let sizes = files.iter().filter_map(|file| Some(self.disk.metadata(file).ok()?.len()));
@@ -332,4 +334,15 @@ pub(super) fn seal_entry(disk: &Disk, folder: &Path, key: &str, profile: &Profil
     let body = serde_json::to_string(&Manifest { files }).map_err(io::Error::other)?;
     disk.write(&folder.join(MANIFEST), seal(HEADING, key, &body).as_bytes())?;
     disk.sync(folder)
+}
+
+/// True for the name of an entry: a SHA-256 in hexadecimal.
+pub fn is_key(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// True for what is written, or put aside to be removed, under the name of an entry.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    is_key(name.split_once(".removed-").map_or(name, |(key, _)| key))
 }

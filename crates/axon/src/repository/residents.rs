@@ -290,8 +290,11 @@ impl Residents {
         let now = Instant::now();
         let mut desk = self.lock();
         desk.disturbances += 1;
+        let mut retry_after = None;
         if let Some(&id) = desk.ids.get(name) {
             desk.residency.failed(id, now);
+            let retry_at = desk.residency.view(id, now).and_then(|view| view.retry_at);
+            retry_after = retry_at.map(|at| at.saturating_duration_since(now));
             if error.kind() == ErrorKind::ModelNotFound && desk.residency.remove(id) {
                 // It was taken out of the repository; should it come back, it is looked up.
                 desk.ids.remove(name);
@@ -303,7 +306,7 @@ impl Residents {
         }
         let told = match error.kind() {
             ErrorKind::ModelNotFound | ErrorKind::ShuttingDown => error.clone(),
-            _ => failed(name, error, None),
+            _ => failed(name, error, retry_after),
         };
         desk.answer(name, &Err(told));
         drop(desk);
