@@ -37,7 +37,7 @@ STAYING: Final = 5
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = save(slow(20), tmp_path_factory.mktemp("model") / "slow.onnx")
-    with serving(model, "--instances", "1") as started:
+    with serving(model, "--instances", "1", "--batching", "off") as started:
         yield started
 
 

@@ -258,8 +258,8 @@ def test_the_runtimes_own_messages_are_limited(save_model: Any) -> None:  # noqa
         told = [line for line in lines(server) if line["message"].startswith("ONNX Runtime: ")]
     left_out = [line["left_out"] for line in told if "left_out" in line]
     messages = [line for line in told if "idx=77" in line["message"]]
-    # Twenty for each second that was begun, and those of the load.
-    assert 20 <= len(messages) <= 20 * (int(seconds) + 3)
+    # At most twenty for each second that was begun, those of the load among them.
+    assert 0 < len(messages) <= 20 * (int(seconds) + 3)
     assert len(messages) + sum(left_out) <= 600
 
 

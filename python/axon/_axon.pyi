@@ -12,6 +12,7 @@ __all__ = [
     "__version__",
     "check_load",
     "close_all",
+    "examine",
     "runtime_version",
     "serve",
     "simulate",

@@ -114,6 +114,9 @@ impl Trial<'_> {
             let within = |value: u64| Some(ceiling.map_or(value, |ceiling| value.min(ceiling)));
             setrlimit(resource, Rlimit { current: within(soft), maximum: within(hard) })
         };
+        // Nobody waits for the outcome of a trial whose parent has ended, and another may begin the same work.
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         at_most(Resource::As, self.memory, self.memory)?;
         at_most(Resource::Cpu, self.seconds, self.seconds.saturating_add(1))?;
         // A crash is expected here and worth no dump; and a trial writes nothing but its answer, to a pipe. What an import

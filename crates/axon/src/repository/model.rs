@@ -73,13 +73,14 @@ impl Prepared {
         let question = recall::question(config, &fit, arena);
         let known = recall::known(&located, &question, &session, load).map_or_else(
             || {
-                let known = recall::measure(found, config, &fit, (session, cost, arena), load)?;
+                let known = recall::measure(config, &fit, (session, cost, arena), load)?;
                 recall::remember(&located, &question, &known.0, &known.1);
                 Ok(known)
             },
             Ok,
         );
         let (findings, plan, sessions) = known?;
+        warn_of_findings(found, &findings, config.batching);
         located.want();
         let layout = fit.layout.clone().map(Arc::new);
         let executor = |session| match &layout {
@@ -443,9 +444,13 @@ fn warn_of_target(found: &Found, config: &ModelConfig, findings: &Findings) {
     }
 }
 
-/// Says what an owner who insists on batches must know: what they cost, or that there are none.
-pub(super) fn warn_of_insistence(found: &Found, findings: &Findings, batching: Batching) {
+/// Says what an owner must know of what was found out: that the model could not be tried, and where he insists on batches,
+/// what they cost or that there are none.
+fn warn_of_findings(found: &Found, findings: &Findings, batching: Batching) {
     let Found { name: model, version, .. } = found;
+    if let Some(reason) = &findings.not_run {
+        tracing::warn!(model, version, "the model failed on made-up inputs, so it is not batched: {reason}");
+    }
     match &findings.batchable {
         Batchable::Insisted(reason) => tracing::warn!(
             model,

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::warn_of_insistence;
-use super::scan::Found;
 use crate::config::{ModelConfig, granted_cores};
 use crate::error::Result;
 use crate::import::{Located, Remembered};
@@ -57,24 +55,15 @@ pub(super) fn known(
 /// # Errors
 /// When a session that the plan needs cannot be made.
 pub(super) fn measure(
-    found: &Found,
     config: &ModelConfig,
     fit: &Fit,
     (session, cost, arena): (Arc<Session>, Load, bool),
     load: impl Fn(usize) -> Result<Arc<Session>>,
 ) -> Result<Known> {
     let mut findings = probe(session.signature(), &mut Arc::clone(&session), config.batching);
-    if let Some(reason) = &findings.not_run {
-        tracing::warn!(
-            model = found.name,
-            version = found.version,
-            "the model failed on made-up inputs, so it is not batched: {reason}"
-        );
-    }
     if !fit.may_batch && findings.batchable.shares_runs() {
         findings.batchable = Batchable::No("its configuration says max_batch_size 0".to_owned());
     }
-    warn_of_insistence(found, &findings, config.batching);
     let question =
         Question { config, findings: &findings, max_rows: fit.max_batch_size, arena, cores: granted_cores() };
     let mut lab = Lab::new(session, cost, &findings.sample, load);
