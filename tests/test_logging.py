@@ -182,9 +182,10 @@ def test_what_a_client_sends_cannot_forge_a_line(model: Path, form: str) -> None
 
 
 @contextmanager
-def unread(model: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, int]]:
+def unread(model: Path, *, blocks: bool = True) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, int]]:
     """Serve with a pipe for a log; yield the process, a client, and the end of the pipe that nobody reads so far."""
     read, write = os.pipe()
+    os.set_blocking(write, blocks)
     command = [str(AXON), "serve", str(model), "--http-port", "0", "--no-grpc", "--log-level", "trace"]
     command += ["--access-log", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=write, stdin=subprocess.DEVNULL)
@@ -205,9 +206,10 @@ def unread(model: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client,
 LONG: Final = "/" + "x" * 8000
 
 
-def test_a_log_that_nobody_reads_holds_up_no_answer_and_its_lost_lines_are_counted(model: Path) -> None:
+@pytest.mark.parametrize("blocks", [True, False], ids=["a pipe", "a pipe that does not block"])
+def test_a_log_that_nobody_reads_holds_up_no_answer_and_its_lost_lines_are_counted(model: Path, *, blocks: bool) -> None:
     """F-38."""
-    with unread(model) as (process, client, log):
+    with unread(model, blocks=blocks) as (process, client, log):
         # The pipe holds 64 KiB and the queue 1 MiB: less than a third of this.
         for _ in range(500):
             assert client.get(LONG).status_code == 404

@@ -3,11 +3,13 @@
 //! When whoever reads standard error stops reading, the queue fills and lines are dropped and counted. The count is a
 //! line of its own once there is room again.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tracing::Level;
 
 /// The most bytes of lines that wait.
@@ -90,9 +92,36 @@ fn run() {
             lines.push_str(&line.end());
         }
         // A log that is gone is nothing that could be logged.
-        let _ = std::io::stderr().write_all(lines.as_bytes());
+        DROPPED.fetch_add(put(&lines), Relaxed);
         waiting = lock();
     }
+}
+
+/// Writes lines for as long as that takes; returns how many could not be written.
+fn put(lines: &str) -> u64 {
+    let mut rest = lines.as_bytes();
+    let mut output = std::io::stderr();
+    while !rest.is_empty() {
+        let written = match output.write(rest) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // Whoever has the other end, or this one too, may have set it not to block: it is full.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && wait_for_room() => continue,
+            Err(_) => 0,
+        };
+        if written == 0 {
+            break;
+        }
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    rest.iter().fold(0, |lines, byte| lines + u64::from(*byte == b'\n'))
+}
+
+/// Waits until standard error takes more; false when that cannot be waited for.
+fn wait_for_room() -> bool {
+    let output = std::io::stderr();
+    let mut watched = [PollFd::new(&output, PollFlags::OUT)];
+    matches!(poll(&mut watched, None), Ok(_) | Err(Errno::INTR))
 }
 
 /// Waits until all has been written, for `limit` at most.

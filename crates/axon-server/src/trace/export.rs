@@ -77,6 +77,7 @@ impl Exporter {
             batches: Batches::default(),
             closing,
             is_failing: false,
+            ends: None,
         };
         let run = move || {
             // Its own runtime: looking up a name must not keep a connection of a client waiting.
@@ -114,6 +115,8 @@ struct Sending {
     batches: Batches,
     closing: watch::Receiver<bool>,
     is_failing: bool,
+    /// When nothing is sent any more; `None` until the server ends.
+    ends: Option<Instant>,
 }
 
 impl Sending {
@@ -150,19 +153,26 @@ impl Sending {
     /// Sends a message, some times if need be; counts its spans.
     async fn send(&mut self, spans: Vec<Span>) {
         let count = spans.len() as u64;
-        if self.is_failing && *self.closing.borrow() {
+        let is_over = self.ends.is_some_and(|ends| Instant::now() >= ends);
+        if is_over || (self.is_failing && *self.closing.borrow()) {
             self.counters.dropped.fetch_add(count, Relaxed);
             return;
         }
         let message = otlp::request(self.client.destination(), spans).encode_to_vec().into();
-        let mut closing = self.closing.clone();
+        let (mut closing, mut ends) = (self.closing.clone(), self.ends);
         let sent = tokio::select! {
             sent = deliver(&mut self.client, message) => sent,
             () = async {
                 // Closed or dropped: both end it.
                 let _ = closing.wait_for(|closing| *closing).await;
-                tokio::time::sleep(LAST).await;
+                let ends = *ends.get_or_insert_with(|| Instant::now() + LAST);
+                tokio::time::sleep_until(ends.into()).await;
             } => Err("the server ends".to_owned()),
+        };
+        self.ends = ends;
+        let sent = match sent {
+            Ok(rejected) if rejected >= count => Err("the collector takes none of them".to_owned()),
+            sent => sent,
         };
         let rejected = match &sent {
             Ok(rejected) => (*rejected).min(count),
@@ -170,6 +180,7 @@ impl Sending {
         };
         self.counters.exported.fetch_add(count - rejected, Relaxed);
         self.counters.dropped.fetch_add(rejected, Relaxed);
+        let is_failing = sent.is_err();
         // Told once when it begins and once when it is over, however many messages it takes.
         match sent {
             Err(problem) if !self.is_failing => {
@@ -178,7 +189,7 @@ impl Sending {
             Ok(_) if self.is_failing => tracing::info!("traces are sent again"),
             _ => {}
         }
-        self.is_failing = rejected == count;
+        self.is_failing = is_failing;
     }
 }
 
