@@ -207,7 +207,9 @@ LONG: Final = "/" + "x" * 8000
 
 
 @pytest.mark.parametrize("blocks", [True, False], ids=["a pipe", "a pipe that does not block"])
-def test_a_log_that_nobody_reads_holds_up_no_answer_and_its_lost_lines_are_counted(model: Path, *, blocks: bool) -> None:
+def test_a_log_that_nobody_reads_holds_up_no_answer_and_its_lost_lines_are_counted(
+    model: Path, *, blocks: bool
+) -> None:
     """F-38."""
     with unread(model, blocks=blocks) as (process, client, log):
         # The pipe holds 64 KiB and the queue 1 MiB: less than a third of this.
