@@ -264,12 +264,9 @@ impl InferenceServer {
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let mut request = request.into();
         let observed = self.observe_in_process(&request);
-        if let Err(error) = self.load_first(&mut request).await {
-            observed.share().refuse(&error);
-            return Err(error);
-        }
+        let model = self.load_first(&mut request).await;
         let (sender, receiver) = oneshot::channel();
-        let ticket = self.submit_counted(observed, request, move |answer| drop(sender.send(answer)))?;
+        let ticket = submit_counted(observed, model, request, move |answer| drop(sender.send(answer)))?;
         ticket.finish(receiver).await
     }
 
@@ -284,7 +281,7 @@ impl InferenceServer {
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
         let observed = self.observe_in_process(&request);
-        self.submit_counted(observed, request, reply)
+        submit_counted(observed, self.lease(&request), request, reply)
     }
 
     fn observe_in_process(&self, request: &InferenceRequest) -> Observed {
@@ -293,40 +290,12 @@ impl InferenceServer {
         observed
     }
 
-    fn submit_counted(
-        &self,
-        observed: Observed,
-        request: InferenceRequest,
-        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
-    ) -> Result<Ticket> {
-        if !observed.is_counted() {
-            return self.submit_observed(request, reply);
-        }
-        let observed = observed.share();
-        let answering = observed.clone();
-        let outcome = self.submit_observed(request, move |answer| {
-            match &answer {
-                Ok(response) => answering.answer(response.timing, response.output_bytes()),
-                Err(error) => answering.refuse(error),
-            }
-            reply(answer);
-        });
-        outcome.inspect_err(|error| observed.refuse(error))
-    }
-
-    /// Like [`InferenceServer::submit`], for whoever has the request counted: [`InferenceServer::observe`].
-    ///
-    /// # Errors
-    /// As for [`InferenceServer::submit`].
-    pub fn submit_observed(
-        &self,
-        request: InferenceRequest,
-        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
-    ) -> Result<Ticket> {
+    /// A lease on the model of a request, while requests are taken.
+    fn lease(&self, request: &InferenceRequest) -> Result<Arc<Model>> {
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::shutting_down());
         }
-        self.inner.repository.lease(&request.model, request.version)?.submit(request, reply)
+        self.inner.repository.lease(&request.model, request.version)
     }
 
     /// Counts a request that has come by `protocol` for a model, and for a version of it unless it leaves that open;
@@ -440,6 +409,28 @@ impl InferenceServer {
         drop(self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.repository.close(limit);
     }
+}
+
+/// Queues a request of a caller in this process for `model`, and has it counted how it ends.
+fn submit_counted(
+    observed: Observed,
+    model: Result<Arc<Model>>,
+    request: InferenceRequest,
+    reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+) -> Result<Ticket> {
+    if !observed.is_counted() {
+        return model?.submit(request, reply);
+    }
+    let observed = observed.share();
+    let answering = observed.clone();
+    let answer = move |answer: Result<InferenceResponse>| {
+        match &answer {
+            Ok(response) => answering.answer(response.timing, response.output_bytes()),
+            Err(error) => answering.refuse(error),
+        }
+        reply(answer);
+    };
+    model.and_then(|model| model.submit(request, answer)).inspect_err(|error| observed.refuse(error))
 }
 
 /// What was found, model by model.

@@ -70,8 +70,8 @@ impl InferenceServer {
         Err(error.with_retry_after(Duration::from_secs(1)))
     }
 
-    /// As [`InferenceServer::submit_observed`], for a model that may have to be loaded first, as
-    /// [`InferenceServer::loaded_model`] does; that counts against the request's timeout.
+    /// As [`InferenceServer::submit`], for whoever has the request counted ([`InferenceServer::observe`]) and a model that
+    /// may have to be loaded first, as [`InferenceServer::loaded_model`] does; that counts against the request's timeout.
     ///
     /// # Errors
     /// As for both.
@@ -86,11 +86,8 @@ impl InferenceServer {
     /// A lease on the model of a request, which is loaded first where that is needed; the time that this takes is taken
     /// from the request's timeout.
     pub(super) async fn load_first(&self, request: &mut InferenceRequest) -> Result<Arc<Model>> {
-        if self.inner.closed.load(Ordering::Acquire) {
-            return Err(Error::shutting_down());
-        }
         let repository = &self.inner.repository;
-        let error = match repository.lease(&request.model, request.version) {
+        let error = match self.lease(request) {
             Ok(model) => return Ok(model),
             Err(error) => error,
         };
