@@ -21,7 +21,7 @@ type Found = (String, u64, Option<PathBuf>, Option<String>);
 #[pyclass(frozen, module = "axon._axon")]
 pub struct Cache {
     cache: ModelCache,
-    library: Option<PathBuf>,
+    runtime: Option<PathBuf>,
 }
 
 #[pymethods]
@@ -32,7 +32,7 @@ impl Cache {
         let config = config.parse().or_raise(py)?;
         let library = config.runtime_library;
         let cache = ModelCache::try_open(&config.model_cache, &config.load_check, library.as_deref());
-        Ok(Self { cache: cache.or_raise(py)?, library })
+        Ok(Self { cache: cache.or_raise(py)?, runtime: library })
     }
 
     /// The models of a file or a folder.
@@ -52,7 +52,7 @@ impl Cache {
     fn import(&self, py: Python<'_>, path: PathBuf, again: bool, watch: Py<PyAny>) -> PyResult<String> {
         let mut raised = None;
         let imported = detached(py, || {
-            load_library(self.library.as_deref())?;
+            load_library(self.runtime.as_deref())?;
             let mut tell = |bytes: u64| {
                 let told = Python::attach(|py| {
                     py.check_signals()?;

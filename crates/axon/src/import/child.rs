@@ -23,7 +23,7 @@ pub(super) enum Watch<'a> {
 /// How a child is started.
 pub(super) struct Child {
     config: LoadCheckConfig,
-    library: Option<PathBuf>,
+    runtime: Option<PathBuf>,
     /// Imports in this process instead: for tests.
     #[cfg(test)]
     pub here: Option<crate::storage::Disk>,
@@ -33,7 +33,7 @@ impl Child {
     pub fn new(config: &LoadCheckConfig, library: Option<&Path>) -> Self {
         Self {
             config: config.clone(),
-            library: library.map(Path::to_owned),
+            runtime: library.map(Path::to_owned),
             #[cfg(test)]
             here: None,
         }
@@ -68,7 +68,7 @@ impl Child {
         ];
         let mut goes_on = || watch(written(&job.folder));
         let errand = Errand { arguments: &arguments, trials: TRIALS, bytes, goes_on: &mut goes_on };
-        run_errand(&job.model, self.library.as_deref(), &self.config, errand)
+        run_errand(&job.model, self.runtime.as_deref(), &self.config, errand)
     }
 }
 
