@@ -68,6 +68,7 @@ pub(crate) fn report(app: &App) -> Value {
         "allowed_bytes": report.allowed,
         "charged_bytes": report.charged,
         "evictions": report.evictions,
+        "expired": report.expired,
         "models": models.collect::<Vec<_>>(),
     })
 }

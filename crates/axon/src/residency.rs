@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use demand::{Churn, Demand, Speed};
 
-pub use types::{CopyId, Decision, Hints, ModelId, Place, Refusal, Rules, Step, View, Wish};
+pub use types::{Cause, CopyId, Decision, Hints, ModelId, Place, Refusal, Rules, Step, View, Wish};
 
 /// The most models that wait for room or for a slot; one more is refused.
 pub const MAX_QUEUED: usize = 128;
@@ -56,7 +56,7 @@ pub struct Residency {
     /// Evicted, and not known to have come back.
     leaving: BTreeMap<CopyId, (ModelId, u64)>,
     /// To be told by [`Residency::poll`]; what is in here is in `leaving` too.
-    evicted: VecDeque<(ModelId, CopyId)>,
+    evicted: VecDeque<(ModelId, CopyId, Cause)>,
     /// The bytes of what loads, is resident or is leaving.
     charged: u64,
     next_copy: u64,
@@ -160,8 +160,8 @@ impl Residency {
     pub fn poll(&mut self, now: Instant) -> Step {
         self.expire(now);
         self.shed(now);
-        if let Some((id, copy)) = self.evicted.pop_front() {
-            return Step::Evict(id, copy);
+        if let Some((id, copy, cause)) = self.evicted.pop_front() {
+            return Step::Evict(id, copy, cause);
         }
         let loading = self.count(|place| matches!(place, Place::Loading { .. }));
         if loading >= self.most_loads() {
@@ -196,7 +196,7 @@ impl Residency {
                 self.place(id, Place::Queued { since: now });
                 self.queue.push_front(id);
                 match self.evicted.pop_front() {
-                    Some((victim, copy)) => Step::Evict(victim, copy),
+                    Some((victim, copy, cause)) => Step::Evict(victim, copy, cause),
                     None => Step::Idle,
                 }
             }
@@ -257,7 +257,7 @@ impl Residency {
     pub fn left(&mut self, copy: CopyId) -> bool {
         let Some((_, bytes)) = self.leaving.remove(&copy) else { return false };
         self.charged -= bytes;
-        self.evicted.retain(|(_, evicted)| *evicted != copy);
+        self.evicted.retain(|(_, evicted, _)| *evicted != copy);
         true
     }
 
@@ -283,8 +283,8 @@ impl Residency {
     pub fn retire(&mut self, id: ModelId) -> Option<CopyId> {
         match self.models.get(&id)?.place {
             Place::Resident { .. } => {
-                let copy = self.evict(id)?;
-                self.evicted.retain(|(_, evicted)| *evicted != copy);
+                let copy = self.evict(id, Cause::Room)?;
+                self.evicted.retain(|(_, evicted, _)| *evicted != copy);
                 Some(copy)
             }
             Place::Queued { .. } => {

@@ -225,6 +225,8 @@ fn an_idle_model_leaves_after_its_time() {
     let server = auto(&repository, 1 << 30);
     assert_eq!(ask(&server, "m", 1.0).unwrap(), 1.0);
     until("it has left", || !is_ready(&server, "m") && report(&server).charged == 0);
+    let known = report(&server);
+    assert_eq!((known.evictions, known.expired), (0, 1), "it made way for nobody");
     assert_eq!(ask(&server, "m", 2.0).unwrap(), 2.0, "and comes again");
 }
 
@@ -299,4 +301,34 @@ fn what_serves_has_the_priority_of_the_process() {
         .collect();
     assert!(!instances.is_empty(), "the instances are named after their model");
     assert!(instances.iter().all(|&nice| nice == own), "{instances:?}, the process has {own}");
+}
+
+const PIN: &str = "parameters { key: \"axon_pin\" value { string_value: \"true\" } }";
+
+#[test]
+fn what_a_configuration_wishes_counts_when_it_changes_and_leaves_alone_what_an_operator_asked() {
+    let repository = Repository::new();
+    echo(&repository, "a", "");
+    let server = auto(&repository, 1 << 30);
+    let reload = || server.load_model("a", LoadOverrides::default()).unwrap();
+    assert_eq!(ask(&server, "a", 1.0).unwrap(), 1.0);
+    server.pin_model("a", true).unwrap();
+    reload();
+    assert!(resident(&server, "a").pinned, "nothing was said against it");
+    server.pin_model("a", false).unwrap();
+    echo(&repository, "a", PIN);
+    assert!(!resident(&server, "a").pinned, "it was not read yet");
+    reload();
+    assert!(resident(&server, "a").pinned);
+    server.pin_model("a", false).unwrap();
+    reload();
+    assert!(!resident(&server, "a").pinned, "it says what it said before");
+}
+
+#[test]
+fn a_budget_is_for_the_mode_that_keeps_it() {
+    let repository = Repository::new();
+    let config = ServerConfig { memory_budget: Some(1 << 30), ..ServerConfig::default() };
+    let refused = InferenceServer::open_blocking(&repository.root, config).err().unwrap();
+    assert_eq!((refused.kind(), refused.field()), (ErrorKind::InvalidRequest, Some("memory_budget")));
 }

@@ -217,7 +217,9 @@ fn memory(app: &App) -> Vec<Family> {
         Family::single(&d::MEMORY_CHARGED, report.charged),
         bytes,
         reloads,
-        Family::single(&d::EVICTIONS, report.evictions),
+        Family::new(&d::EVICTIONS)
+            .with(["room".into()], report.evictions)
+            .with(["unused".into()], report.expired),
     ]
 }
 

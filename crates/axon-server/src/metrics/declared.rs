@@ -131,8 +131,8 @@ declare! {
         "Memory that a model in it takes, measured at its load.";
     MODEL_RELOAD = Gauge "axon_model_reload_seconds" "seconds" ["model"]
         "What the next load of a model is foretold to take.";
-    EVICTIONS = Counter "axon_evictions" "" []
-        "Models that were unloaded to make room for others.";
+    EVICTIONS = Counter "axon_evictions" "" ["cause"]
+        "Models that were unloaded by residency, by the cause.";
     READY = Gauge "axon_ready" "" []
         "1 when the server takes requests and every model that is meant to be loaded is ready, else 0.";
     CONNECTIONS = Gauge "axon_connections" "" ["port"]
@@ -203,7 +203,7 @@ declare! {
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 10] = [
+const LABELS: [(&str, &str); 11] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`"),
     (
@@ -221,6 +221,7 @@ const LABELS: [(&str, &str); 10] = [
          `draining`, `loading`, `not_ready`, `unknown_model`, `too_large`, `invalid`, `execution_failed`, `internal`, \
          `cancelled` (the caller has gone)",
     ),
+    ("cause", "`room` (others are worth more), `unused` (for as long as it is kept)"),
     ("state", "`loading`, `ready`, `unloading`, `unloaded`, `failed`"),
     ("outcome", "`loaded`, `failed`"),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),

@@ -317,6 +317,7 @@ fn residency() -> Value {
             "allowed_bytes": bytes("What they may take now: less where the host has not so much."),
             "charged_bytes": bytes("What counts against it."),
             "evictions": described("Models that made way since the start.", json!({ "type": "integer" })),
+            "expired": described("Models that nobody used for as long as they are kept.", json!({ "type": "integer" })),
             "models": array_of(object(&["name", "state", "versions"], model)),
         }),
     )

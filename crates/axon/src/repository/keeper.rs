@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::calm::give_way;
-use super::residents::{Measuring, ResidencyReport, Residents, Wanted, Work};
+use super::residents::{Loaded, Measuring, ResidencyReport, Residents, Wanted, Work, wishes};
 use super::turns::Change;
 use super::{Model, ModelRepository};
 use crate::error::{Error, ErrorKind, Result};
@@ -178,12 +178,11 @@ impl ModelRepository {
         let serving = self.table.serving(name);
         let loaded = serving.iter().filter(|(_, generation)| loaded.contains(generation));
         let loaded: Vec<_> = loaded.map(|(model, generation)| (Arc::clone(model), *generation)).collect();
-        if loaded.is_empty() {
-            return;
-        }
+        let Some((newest, _)) = loaded.last() else { return };
+        let wishes = wishes(newest.configuration());
         let weights = loaded.iter().map(|(model, _)| weights(model)).sum();
         let generations: BTreeSet<u64> = loaded.into_iter().map(|(_, generation)| generation).collect();
-        residents.published(name, generations, weights, measuring);
+        residents.published(name, Loaded { generations, weights, wishes }, measuring);
     }
 
     /// Tells residency that a model is about to be unloaded by somebody else.

@@ -10,6 +10,7 @@
 mod refusal;
 mod report;
 mod wait;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,11 +20,12 @@ use super::host_memory::{HostMemory, resident_bytes};
 use super::scan::Found;
 use super::table::{Place, Table};
 use crate::error::{Error, ErrorKind, Result};
-use crate::residency::{CopyId, Decision, Hints, ModelId, Residency, Rules, Step, Wish};
+use crate::residency::{Cause, CopyId, Decision, Hints, ModelId, Residency, Rules, Step, Wish};
 
 use refusal::{failed, overloaded, refused};
 pub use report::{ResidencyReport, Resident};
 pub(super) use wait::{Waiter, Wanted};
+pub(super) use wishes::{Loaded, wishes};
 
 /// The most callers that wait for models; one more is refused.
 const MAX_WAITERS: usize = 4096;
@@ -71,7 +73,12 @@ pub(super) struct Desk {
     disturbances: u64,
     /// The first load brings the runtime with it, which is no model's.
     is_first: bool,
+    /// What each model's configuration wished when it was last read: only a change of that counts.
+    wishes: BTreeMap<ModelId, Hints>,
+    /// Models that have made way for others.
     evictions: u64,
+    /// Models that nobody has used for as long as they are kept.
+    expired: u64,
     closed: bool,
 }
 
@@ -120,7 +127,9 @@ impl Residents {
             sampled: now,
             disturbances: 0,
             is_first: true,
+            wishes: BTreeMap::new(),
             evictions: 0,
+            expired: 0,
             closed: false,
         };
         let residents =
@@ -186,8 +195,11 @@ impl Residents {
             let name = |desk: &Desk, id| desk.names.get(&id).cloned().unwrap_or_default();
             match desk.residency.poll(now) {
                 Step::Load(id, _) => return Work::Load(name(&desk, id)),
-                Step::Evict(id, _) => {
-                    desk.evictions += 1;
+                Step::Evict(id, _, cause) => {
+                    match cause {
+                        Cause::Room => desk.evictions += 1,
+                        Cause::Unused => desk.expired += 1,
+                    }
                     return Work::Evict(name(&desk, id));
                 }
                 Step::GiveUp(id, refusal) => {
@@ -252,13 +264,15 @@ impl Residents {
     }
 
     /// A model was loaded: the versions that serve now, whose files have `weights` bytes.
-    pub fn published(&self, name: &str, generations: BTreeSet<u64>, weights: u64, measuring: &Measuring) {
+    pub fn published(&self, name: &str, loaded: Loaded, measuring: &Measuring) {
+        let Loaded { generations, weights, wishes } = loaded;
         let now = Instant::now();
         let after = resident_bytes();
         let mut desk = self.lock();
         // One that came with the call, and was never in the repository.
         let Some(id) = desk.number(name) else { return };
         desk.residency.add_unknown(id, now);
+        desk.wish(id, wishes);
         // A model without weights is only threads.
         let is_first = desk.is_first;
         desk.is_first &= weights == 0;
@@ -300,6 +314,7 @@ impl Residents {
                 desk.ids.remove(name);
                 desk.names.remove(&id);
                 desk.failures.remove(&id);
+                desk.wishes.remove(&id);
             } else {
                 desk.failures.insert(id, Arc::new(error.clone()));
             }
@@ -394,13 +409,8 @@ impl Desk {
     fn enter(&mut self, versions: &[Found], now: Instant) -> Option<ModelId> {
         let first = versions.first()?;
         let id = self.number(&first.name)?;
-        let configuration = &first.configuration;
-        let hints = Hints {
-            // What a stateful model knows of its sequences would be lost.
-            pinned: configuration.pin() || configuration.sequence().is_some(),
-            keep_alive: configuration.keep_alive(),
-            ..Hints::default()
-        };
+        let hints = wishes(&first.configuration);
+        self.wishes.insert(id, hints);
         self.residency.add(id, foretold(versions.iter().map(file_bytes).sum()), hints, now);
         Some(id)
     }

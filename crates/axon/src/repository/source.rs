@@ -157,6 +157,15 @@ fn scan_named(path: &Path, name: Option<&str>) -> Result<Vec<Found>> {
 /// What is loaded at start.
 fn choose(mut found: Vec<Found>, config: &ServerConfig) -> Result<Vec<Found>> {
     let wanted = &config.load_models;
+    if config.memory_budget.is_some() && config.control != ControlMode::Auto {
+        return Err(Error::invalid(
+            "memory_budget",
+            format_args!(
+                "expected none in mode `{}`, where what is loaded stays\nhint: `--model-control-mode auto`",
+                config.control
+            ),
+        ));
+    }
     if config.control != ControlMode::Explicit {
         return match wanted.first() {
             None => Ok(found),

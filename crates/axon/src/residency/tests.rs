@@ -30,7 +30,7 @@ fn settle(residency: &mut Residency, now: Instant) {
         match residency.poll(now) {
             Step::Idle => return,
             Step::GiveUp(..) => {}
-            Step::Evict(_, copy) => assert!(residency.left(copy)),
+            Step::Evict(_, copy, _) => assert!(residency.left(copy)),
             Step::Load(id, _) => {
                 let bytes = residency.view(id, now).unwrap().bytes;
                 residency.loaded(id, bytes, Duration::from_secs(1), now);
@@ -95,7 +95,7 @@ fn the_bytes_of_what_leaves_are_not_used_before_they_have_come_back() {
     let later = start + Duration::from_secs(60);
     residency.requested(B, 5, later);
     assert!(matches!(residency.want(B, Wish::Request, later), Decision::Coming(_)));
-    let Step::Evict(A, copy) = residency.poll(later) else { panic!("A has to leave") };
+    let Step::Evict(A, copy, Cause::Room) = residency.poll(later) else { panic!("A has to leave") };
     assert_eq!(residency.poll(later), Step::Idle);
     assert_eq!(residency.charged(), 80);
     residency.left(copy);

@@ -159,13 +159,22 @@ pub enum Refusal {
     },
 }
 
+/// Why a model leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Others are worth more, or there is less room than there was.
+    Room,
+    /// Nobody has used it for as long as its owner keeps it.
+    Unused,
+}
+
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Load a model, then say [`loaded`](super::Residency::loaded) or [`failed`](super::Residency::failed).
     Load(ModelId, CopyId),
     /// Unload a model, then say that it has [`left`](super::Residency::left).
-    Evict(ModelId, CopyId),
+    Evict(ModelId, CopyId, Cause),
     /// A model that was queued will not be loaded after all.
     GiveUp(ModelId, Refusal),
     /// Nothing until something happens.

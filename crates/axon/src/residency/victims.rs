@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CopyId, Model, ModelId, Place, Refusal, Residency, Wish};
+use super::{Cause, CopyId, Model, ModelId, Place, Refusal, Residency, Wish};
 
 /// The longest that a refused caller is told to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -85,7 +85,7 @@ impl Residency {
             return Err(Refusal::NotWorthIt { retry_after: wait.max(reload).min(LONGEST_WAIT) });
         }
         for victim in victims {
-            self.evict(victim);
+            self.evict(victim, Cause::Room);
         }
         Ok(())
     }
@@ -119,12 +119,12 @@ impl Residency {
     }
 
     /// Takes a resident's place; its bytes stay charged.
-    pub(super) fn evict(&mut self, id: ModelId) -> Option<CopyId> {
+    pub(super) fn evict(&mut self, id: ModelId, cause: Cause) -> Option<CopyId> {
         let model = self.models.get_mut(&id)?;
         let Place::Resident { copy, bytes, .. } = model.place else { return None };
         model.place = Place::Absent;
         self.leaving.insert(copy, (id, bytes));
-        self.evicted.push_back((id, copy));
+        self.evicted.push_back((id, copy, cause));
         Some(copy)
     }
 
@@ -134,7 +134,7 @@ impl Residency {
         let over: Vec<_> =
             self.models.iter().filter(|(_, model)| is_over(model)).map(|(&id, _)| id).collect();
         for id in over {
-            self.evict(id);
+            self.evict(id, Cause::Unused);
         }
     }
 
@@ -147,7 +147,7 @@ impl Residency {
             });
             let scored = residents.map(|(&id, model)| (self.score(model, now), id));
             let Some((_, id)) = scored.min_by(|one, other| one.0.total_cmp(&other.0)) else { return };
-            self.evict(id);
+            self.evict(id, Cause::Room);
         }
     }
 }

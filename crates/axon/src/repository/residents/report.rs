@@ -41,8 +41,10 @@ pub struct ResidencyReport {
     pub allowed: u64,
     /// What counts against it: what is loaded, being loaded, or not given back yet.
     pub charged: u64,
-    /// Models that were evicted since the start.
+    /// Models that have made way for others since the start.
     pub evictions: u64,
+    /// Models that were unloaded since nobody used them for as long as they are kept.
+    pub expired: u64,
     /// Every model that is known, by name.
     pub models: Vec<Resident>,
 }
@@ -62,6 +64,7 @@ impl Residents {
             allowed: desk.residency.budget(),
             charged: desk.residency.charged(),
             evictions: desk.evictions,
+            expired: desk.expired,
             models: models.collect(),
         }
     }

@@ -246,7 +246,7 @@ impl Checker<'_> {
             match self.residency.poll(now) {
                 Step::Idle => return self.ledger.settled(&self.residency),
                 Step::GiveUp(..) => self.done.given_up += 1,
-                Step::Evict(model, copy) => {
+                Step::Evict(model, copy, _) => {
                     self.done.evictions += 1;
                     if let Some(view) = self.residency.view(model, now) {
                         self.ledger.leaves(copy, &view, false, was_over)?;

@@ -73,7 +73,7 @@ fn play_residency(workload: &Workload, rules: Rules, budget: u64) -> Played {
         loop {
             match residency.poll(now) {
                 Step::Idle => break,
-                Step::Evict(_, copy) => {
+                Step::Evict(_, copy, _) => {
                     residency.left(copy);
                 }
                 Step::GiveUp(..) => played.refused += 1,
