@@ -164,7 +164,9 @@ impl ModelRepository {
                 }
             });
             let keeping = Some(Keeping(residents));
-            return Ok((Self::new(table, source, config, keeping)?, Vec::new()));
+            let repository = Self::new(table, source, config, keeping)?;
+            repository.enter_found(&found);
+            return Ok((repository, Vec::new()));
         }
         for versions in found.chunk_by(|one, next| one.name == next.name) {
             if let Some(first) = versions.first() {

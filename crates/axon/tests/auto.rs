@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axon::config::{ControlMode, ServerConfig};
+use axon::metrics::Outcome;
 use axon::repository::{LoadOverrides, ResidencyReport, Resident};
 use axon::request::InferenceRequest;
 use axon::server::InferenceServer;
@@ -92,6 +93,13 @@ fn a_model_is_loaded_by_its_first_request() {
     assert_eq!(report(&server).charged, 0);
     assert_eq!(ask(&server, "b", 3.0).unwrap(), 5.0);
     assert_eq!(index(&server), ["a - UNKNOWN", "b 1 READY"]);
+    let series =
+        server.series().into_iter().find(|series| series.model == Some(("b".to_owned(), 1))).unwrap();
+    assert_eq!(
+        series.metrics.snapshot().count(Outcome::Answered),
+        1,
+        "it counts for the model that it loaded"
+    );
     let known = resident(&server, "b");
     assert_eq!((known.state, report(&server).charged), ("READY", known.bytes));
     assert!(known.bytes >= SLICE && known.rate > 0.0);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::ModelRepository;
+use super::residents::Residents;
+use super::{Found, ModelRepository};
 use crate::metrics::{ModelMetrics, Observed, Protocol, Series};
 
 /// So many more versions may have counters than are known, before those of the others are forgotten.
@@ -26,10 +27,19 @@ impl ModelRepository {
         self.metrics.series()
     }
 
+    /// Counts for versions that were found and are loaded by their first requests, which count for them.
+    pub(super) fn enter_found(&self, found: &[Found]) {
+        for Found { name, version, .. } in found {
+            let _ = self.metrics.enter(name, *version);
+        }
+    }
+
     /// The counters of a version that is to be loaded. It is in the table already, whose bounds hold for them too.
     pub(super) fn counters_of(&self, name: &str, version: u64) -> Option<Arc<ModelMetrics>> {
-        if self.metrics.len() > self.table.len() + SLACK {
-            self.metrics.retain(|name, version| self.table.knows(name, version));
+        let resident = |name: &str| self.residents().is_some_and(|residents| residents.knows(name));
+        let known = self.table.len() + self.residents().map_or(0, Residents::count);
+        if self.metrics.len() > known + SLACK {
+            self.metrics.retain(|name, version| self.table.knows(name, version) || resident(name));
         }
         self.metrics.enter(name, version)
     }

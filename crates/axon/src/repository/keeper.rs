@@ -74,7 +74,7 @@ impl ModelRepository {
         self.keeping.as_ref().map(|keeping| Arc::new(Kept(Arc::clone(&keeping.0))))
     }
 
-    fn residents(&self) -> Option<&Residents> {
+    pub(super) fn residents(&self) -> Option<&Residents> {
         self.keeping.as_ref().map(|keeping| &*keeping.0)
     }
 

@@ -146,6 +146,16 @@ impl Residents {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a model is known, loaded or not.
+    pub fn knows(&self, name: &str) -> bool {
+        self.lock().ids.contains_key(name)
+    }
+
+    /// How many models are known.
+    pub fn count(&self) -> usize {
+        self.lock().ids.len()
+    }
+
     /// Asks for a model that is not ready; the caller waits at most for `patience`.
     ///
     /// # Errors
