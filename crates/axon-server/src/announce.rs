@@ -49,7 +49,7 @@ fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration)
     }
     if let Some(report) = server.residency() {
         let (models, bytes) = (report.models.len(), report.budget >> 20);
-        let _ = writeln!(text, "{models} models, each loaded when it is asked for, in {bytes} MiB together");
+        let _ = writeln!(text, "models: {models}, each loaded when it is asked for, in {bytes} MiB together");
     } else if entries.is_empty() {
         text.push_str("no models here yet\n");
     }
