@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
 use crate::logging;
+use crate::tls::Handshake;
 
 /// What is known of a version at one moment.
 pub(super) struct View {
@@ -45,6 +46,7 @@ pub(super) fn families(app: &App) -> Vec<Family> {
     families.extend(models(&views));
     families.extend(memory(app));
     families.extend(server(app));
+    families.extend(tls(app));
     families.extend(process::families());
     if app.compat == Compat::Triton {
         families.extend(triton::families(&views, &app.scrapes.utilization));
@@ -220,6 +222,21 @@ fn memory(app: &App) -> Vec<Family> {
         Family::new(&d::EVICTIONS)
             .with(["room".into()], report.evictions)
             .with(["unused".into()], report.expired),
+    ]
+}
+
+/// How the ports are encrypted, where they are.
+fn tls(app: &App) -> Vec<Family> {
+    let Some(tls) = &app.tls else { return Vec::new() };
+    let mut handshakes = Family::new(&d::TLS_HANDSHAKES);
+    for result in Handshake::ALL {
+        handshakes.push([result.name().into()], tls.handshakes(result));
+    }
+    let [taken, refused] = tls.reloads();
+    vec![
+        handshakes,
+        Family::single(&d::TLS_EXPIRES, tls.expires()),
+        Family::new(&d::TLS_RELOADS).with(["loaded".into()], taken).with(["failed".into()], refused),
     ]
 }
 

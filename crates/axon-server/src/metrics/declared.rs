@@ -143,6 +143,12 @@ declare! {
         "Connections that were closed at once, since as many were open as may be.";
     ACCEPT_ERRORS = Counter "axon_accept_errors" "" ["port"]
         "Connections that could not be accepted, as when the process has no descriptor left.";
+    TLS_HANDSHAKES = Counter "axon_tls_handshakes" "" ["result"]
+        "TLS handshakes that have ended, by how; told, as what follows of TLS, where TLS is spoken.";
+    TLS_EXPIRES = Gauge "axon_tls_certificate_expires_timestamp_seconds" "seconds" []
+        "When the first certificate to expire of the chain that is shown does, in seconds since 1970.";
+    TLS_RELOADS = Counter "axon_tls_reloads" "" ["outcome"]
+        "Changes of the files of TLS, by whether they were taken or those of before stay.";
     SPANS_EXPORTED = Counter "axon_trace_spans_exported" "" []
         "Spans of traces that the collector has taken; 0 without one.";
     SPANS_DROPPED = Counter "axon_trace_spans_dropped" "" []
@@ -203,7 +209,7 @@ declare! {
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 11] = [
+const LABELS: [(&str, &str); 12] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`"),
     (
@@ -224,6 +230,12 @@ const LABELS: [(&str, &str); 11] = [
     ("cause", "`room` (others are worth more), `unused` (for as long as it is kept)"),
     ("state", "`loading`, `ready`, `unloading`, `unloaded`, `failed`"),
     ("outcome", "`loaded`, `failed`"),
+    (
+        "result",
+        "`ok`; `timeout`; `no_client_certificate` where one is asked for; `client_certificate` (the client's is expired, \
+         revoked or of an unknown authority); `server_certificate` (the client does not trust the server's); \
+         `protocol_version` (older than TLS 1.2); `not_tls`; `other`",
+    ),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
     ("port", "`http`, `grpc`, `metrics`"),
