@@ -579,6 +579,16 @@ def test_files_that_cannot_be_used_are_named_at_the_start(
         assert done.stderr.startswith(f"{name}: {expected}"), (done.stderr, expected)
 
 
+def test_no_gpu_is_no_series_and_no_word(digits: Path) -> None:
+    """Where there is no library of NVIDIA's; where there is one, its series are told."""
+    with serving(digits, "--log-level", "info", "--compat", "triton") as server:
+        texts = [httpx2.get(f"http://{server.address}/metrics").raise_for_status().text for _ in range(3)]
+        log = server.stop().stderr
+    if shutil.which("nvidia-smi") is None:
+        assert not any("axon_gpu_" in text or "nv_gpu_" in text or "nv_energy_" in text for text in texts)
+    assert "GPU" not in log
+
+
 # --- the document
 
 

@@ -10,7 +10,7 @@ use axon::scheduler::Load;
 use super::declared as d;
 use super::declared::Metric;
 use super::family::{Family, Label, Value};
-use super::{process, triton};
+use super::{gpu, process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
@@ -47,9 +47,12 @@ pub(super) fn families(app: &App) -> Vec<Family> {
     families.extend(memory(app));
     families.extend(server(app));
     families.extend(tls(app));
+    let gpus = app.scrapes.gpus.look();
+    families.extend(gpu::families(&gpus));
     families.extend(process::families());
     if app.compat == Compat::Triton {
         families.extend(triton::families(&views, &app.scrapes.utilization));
+        families.extend(gpu::triton_families(&gpus));
     }
     families
 }

@@ -155,6 +155,18 @@ declare! {
         "Spans of traces that were given up, as when the collector is gone.";
     LOG_DROPPED = Counter "axon_log_lines_dropped" "" []
         "Lines of the log that were dropped, since nobody read them.";
+    GPU_UTILIZATION = Gauge "axon_gpu_utilization_ratio" "ratio" ["gpu" "uuid"]
+        "Part of the last moments in which the GPU ran something, 0 to 1; told, as what follows of GPUs, where NVML is.";
+    GPU_MEMORY_USED = Gauge "axon_gpu_memory_used_bytes" "bytes" ["gpu" "uuid"]
+        "Memory of the GPU that is in use, by whatever process.";
+    GPU_MEMORY_TOTAL = Gauge "axon_gpu_memory_total_bytes" "bytes" ["gpu" "uuid"]
+        "Memory of the GPU.";
+    GPU_TEMPERATURE = Gauge "axon_gpu_temperature_celsius" "celsius" ["gpu" "uuid"]
+        "Temperature of the GPU.";
+    GPU_POWER = Gauge "axon_gpu_power_watts" "watts" ["gpu" "uuid"]
+        "Power that the GPU draws.";
+    GPU_POWER_LIMIT = Gauge "axon_gpu_power_limit_watts" "watts" ["gpu" "uuid"]
+        "Power that the GPU may draw.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
     RUNTIME = Info "axon_runtime" "" ["version" "device"]
@@ -206,10 +218,22 @@ declare! {
         "Memory of the machine.";
     NV_CPU_MEMORY_USED = Gauge "nv_cpu_memory_used_bytes" "" []
         "Memory of the machine that is in use.";
+    NV_GPU_UTILIZATION = Gauge "nv_gpu_utilization" "" ["gpu_uuid"]
+        "Part of the last moments in which the GPU ran something, 0 to 1.";
+    NV_GPU_MEMORY_TOTAL = Gauge "nv_gpu_memory_total_bytes" "" ["gpu_uuid"]
+        "Memory of the GPU.";
+    NV_GPU_MEMORY_USED = Gauge "nv_gpu_memory_used_bytes" "" ["gpu_uuid"]
+        "Memory of the GPU that is in use.";
+    NV_GPU_POWER = Gauge "nv_gpu_power_usage" "" ["gpu_uuid"]
+        "Power that the GPU draws, in watts.";
+    NV_GPU_POWER_LIMIT = Gauge "nv_gpu_power_limit" "" ["gpu_uuid"]
+        "Power that the GPU may draw, in watts.";
+    NV_ENERGY = Plain "nv_energy_consumption" "" ["gpu_uuid"]
+        "Energy that the GPU has taken since the first scrape, in joules.";
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 12] = [
+const LABELS: [(&str, &str); 15] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`"),
     (
@@ -239,6 +263,9 @@ const LABELS: [(&str, &str); 12] = [
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
     ("port", "`http`, `grpc`, `metrics`"),
+    ("gpu", "its number, as `nvidia-smi` has it"),
+    ("uuid", "what the GPU is called everywhere"),
+    ("gpu_uuid", "the same, as Triton calls it"),
 ];
 
 /// The document `docs/metrics.md`.
