@@ -27,6 +27,7 @@ pub mod openapi;
 mod origin;
 mod overview;
 pub mod page;
+mod present;
 pub mod proto;
 mod residency;
 pub mod route;
@@ -40,6 +41,7 @@ pub mod status;
 mod timing;
 pub mod trace;
 mod verbs;
+mod wakes;
 
 pub use residency::Keep;
 pub use size::size;
