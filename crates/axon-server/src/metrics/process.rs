@@ -3,7 +3,7 @@
 //! **Source:** proc(5).
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::time::{ClockId, clock_gettime};
@@ -15,11 +15,11 @@ use super::declared::{
 use super::family::{Family, Value};
 
 /// What is told of this process.
-pub(super) fn families() -> Vec<Family> {
+pub(super) fn families() -> Vec<Family<'static>> {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let mut families = vec![Family::single(&PROCESS_CPU, cpu.tv_sec as f64 + cpu.tv_nsec as f64 * 1e-9)];
     let read = |file: &str| std::fs::read_to_string(Path::new("/proc/self").join(file)).unwrap_or_default();
-    let mut tell = |metric, value: Option<Value>| {
+    let mut tell = |metric, value: Option<Value<'static>>| {
         families.extend(value.map(|value| Family::single(metric, value)));
     };
     let statm = read("statm");
@@ -35,7 +35,7 @@ pub(super) fn families() -> Vec<Family> {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     tell(&PROCESS_THREADS, field(after_name, 17).map(Value::from));
     let started = field(after_name, 19)
-        .zip(boot_time())
+        .zip(*BOOT_TIME)
         .map(|(ticks, boot)| Value::Number(boot as f64 + ticks as f64 / clock_ticks_per_second() as f64));
     tell(&PROCESS_START, started);
     families
@@ -48,6 +48,9 @@ fn field(text: &str, index: usize) -> Option<u64> {
 fn limit(limits: &str, name: &str) -> Option<u64> {
     field(limits.lines().find_map(|line| line.strip_prefix(name))?, 0)
 }
+
+/// Read once: the system makes the whole file anew for each reader.
+static BOOT_TIME: LazyLock<Option<u64>> = LazyLock::new(boot_time);
 
 /// When the machine started, in seconds since 1970.
 fn boot_time() -> Option<u64> {
