@@ -10,8 +10,8 @@ which others on the machine disturb far less.
 
 1. Two servers of one build answer a model that does nothing, one with `--metrics on` and one with `--metrics off`.
 2. One server answers a steady load far below what it can (an open loop; latency counts from when a request was due):
-   alone, while a process scrapes it 1,000 times a second, and while the same process asks as often whether it lives. The
-   last tells what any such neighbour costs on these cores, the scraper's own work included.
+   alone, while a process scrapes it 1,000 times a second, and while the same process asks as often whether it lives.
+   The last tells what any such neighbour costs on these cores, the scraper's own work included.
 3. A server of 200 models is scraped in each form.
 """
 
