@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::access::Visit;
-use crate::app::{App, off_the_wire};
+use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
 use crate::connection::{Answer, Port};
@@ -69,7 +69,10 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     let visit = Visit::begin(app.access, &request);
     let response = match answer(&app, request).await {
         Ok(response) => response,
-        Err(error) => refusal(&app, &error, Context::default()),
+        Err(error) => {
+            log_failure(&error, None, None, &Span::none());
+            refusal(&app, &error, Context::default())
+        }
     };
     // What asks a model is told of by its span.
     if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
@@ -105,6 +108,7 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
             let response = answered.unwrap_or_else(|error| {
                 observed.refuse(&error);
                 span.failed(&error);
+                log_failure(&error, Some(name), None, &span);
                 refusal(app, &error, Context { model: name, id: None })
             });
             end(observed, &response);
@@ -114,7 +118,10 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
             let span = Span::none();
             let answered =
                 model(app, Asked { head: &head, name, version, span: &span }, verb, incoming).await;
-            Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
+            Ok(answered.unwrap_or_else(|error| {
+                log_failure(&error, Some(name), None, &span);
+                refusal(app, &error, Context { model: name, id: None })
+            }))
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
         Route::Logging => document(&admin::log(app, change(app, &head, incoming).await?)?),

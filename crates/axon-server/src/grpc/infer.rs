@@ -74,9 +74,7 @@ pub(super) async fn ask(
     span: &Span,
 ) -> Result<Answered> {
     let Question { request, id, format } = question;
-    let model = request.model.clone();
-    let answer = app.ask(request, observed, span).await;
-    let response = answer.inspect_err(|error| log_failure(error, &model, id.as_deref(), span))?;
+    let response = app.ask(request, observed, span).await?;
     let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
     let encode = move || {
@@ -148,7 +146,9 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
     let mut response = answered.unwrap_or_else(|error| {
         observed.refuse(&error);
         span.failed(&error);
-        let context = Context { model: &model, id: (!id.is_empty()).then_some(id.as_str()) };
+        let id = (!id.is_empty()).then_some(id.as_str());
+        log_failure(&error, Some(model.as_str()).filter(|model| !model.is_empty()), id, &span);
+        let context = Context { model: &model, id };
         refusal(app.compat, &error, context)
     });
     let (code, bytes) = match response.body() {

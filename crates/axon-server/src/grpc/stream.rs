@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::body::{self, GrpcBody, Stream};
 use super::wire::Messages;
 use super::{Call, headers, infer, status};
-use crate::app::App;
+use crate::app::{App, log_failure};
 use crate::compat::{self, Compat, Context};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::{
@@ -210,6 +210,11 @@ async fn write(
 ) -> Result<(), Option<Error>> {
     let answer = (&mut asked.answer).await.unwrap_or_else(|error| Err(Error::internal(error)));
     asked.span.told(&answer);
+    if let Err(error) = &answer {
+        let [model, id] =
+            [&asked.model, &asked.id].map(|text| Some(text.as_str()).filter(|text| !text.is_empty()));
+        log_failure(error, model, id, &asked.span);
+    }
     let (error_message, mut response) = match answer {
         Ok(response) => (String::new(), response),
         Err(error) if call.error_ends_stream => return Err(Some(error)),
