@@ -114,8 +114,8 @@ impl App {
     }
 }
 
-/// Writes a failure to the log: loud where the server is to blame.
-pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>, span: &Span) {
+/// Writes a failure to the log, for whoever answers with it: loud where the server is to blame.
+pub(crate) fn log_failure(error: &Error, model: Option<&str>, id: Option<&str>, span: &Span) {
     let trace_id = span.context().map(|context| tracing::field::display(context.trace_id()));
     let (request_id, cause, message) = (id, error.cause(), error.message());
     match error.kind() {

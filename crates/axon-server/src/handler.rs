@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::access::Visit;
-use crate::app::{App, off_the_wire};
+use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
 use crate::connection::{Answer, Port};
@@ -28,7 +28,7 @@ use crate::origin::check_origin;
 use crate::present::{Known, Present};
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
-use crate::trace::Sending;
+use crate::trace::{Sending, Span};
 use crate::{admin, dashboard, health, metrics, openapi, overview, page, residency, verbs};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -70,7 +70,10 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     let visit = Visit::begin(app.access, &request);
     let response = match answer(&app, request).await {
         Ok(response) => response,
-        Err(error) => refusal(&app, &error, Context::default()),
+        Err(error) => {
+            log_failure(&error, None, None, &Span::none());
+            refusal(&app, &error, Context::default())
+        }
     };
     // What asks a model is told of by its span.
     if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
@@ -103,6 +106,7 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
             let response = answered.unwrap_or_else(|error| {
                 observed.refuse(&error);
                 span.failed(&error);
+                log_failure(&error, Some(name), None, &span);
                 refusal(app, &error, Context { model: name, id: None })
             });
             end(observed, &response);
@@ -128,7 +132,10 @@ async fn other(
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } => {
             let answered = model(app, Asked { head, present, name, version }, verb, incoming).await;
-            Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
+            Ok(answered.unwrap_or_else(|error| {
+                log_failure(&error, Some(name), None, &Span::none());
+                refusal(app, &error, Context { model: name, id: None })
+            }))
         }
         Route::TraceSetting => {
             document(&admin::trace(app, None, change(app, head, present, incoming).await?)?)

@@ -58,27 +58,27 @@ impl Known {
 #[derive(Clone, Copy)]
 pub(crate) struct Present<'a> {
     headers: &'a HeaderMap,
-    present: u16,
+    found: u16,
     repeated: u16,
 }
 
 impl<'a> Present<'a> {
     /// Looks through `headers`.
     pub fn of(headers: &'a HeaderMap) -> Self {
-        let (mut present, mut repeated) = (0, 0);
+        let (mut found, mut repeated) = (0, 0);
         for name in headers.iter().map(|(name, _)| name.as_str()) {
             // One of another length is not compared.
             if let Some(known) = Known::ALL.iter().find(|known| known.name() == name) {
-                repeated |= present & known.bit();
-                present |= known.bit();
+                repeated |= found & known.bit();
+                found |= known.bit();
             }
         }
-        Self { headers, present, repeated }
+        Self { headers, found, repeated }
     }
 
     /// Whether the request has it, once or more often.
     pub const fn has(self, known: Known) -> bool {
-        self.present & known.bit() != 0
+        self.found & known.bit() != 0
     }
 
     /// Whether the request has it more than once.

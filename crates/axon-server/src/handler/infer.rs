@@ -85,7 +85,7 @@ async fn infer(
         Err(error) => {
             observed.refuse(&error);
             span.failed(&error);
-            log_failure(&error, name, id.as_deref(), span);
+            log_failure(&error, Some(name), id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
@@ -169,7 +169,7 @@ async fn generate(
         Err(error) => {
             observed.refuse(&error);
             span.failed(&error);
-            log_failure(&error, name, id.as_deref(), span);
+            log_failure(&error, Some(name), id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
