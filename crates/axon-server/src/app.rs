@@ -21,6 +21,7 @@ use crate::history::History;
 use crate::metrics::Scrapes;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
+use crate::tls::Tls;
 use crate::trace::{Span, Tracer};
 use crate::wakes::Wakes;
 
@@ -45,6 +46,8 @@ pub(crate) struct App {
     /// Where models run that do not say.
     pub device: Device,
     pub ports: Arc<Ports>,
+    /// What the ports speak TLS with; `None` where they speak none.
+    pub tls: Option<Arc<Tls>>,
     pub scrapes: Scrapes,
     pub started: Instant,
     /// What was lately, for whoever looks at it.

@@ -39,6 +39,7 @@ mod size;
 mod spread;
 pub mod status;
 mod timing;
+pub mod tls;
 pub mod trace;
 mod verbs;
 mod wakes;
