@@ -211,12 +211,24 @@ def test_the_rules_are_valid_and_fire_when_they_should() -> None:
     assert "SUCCESS" in promtool("test", "rules", "axon.test.yml")
 
 
-def test_every_alert_is_tried() -> None:
+def minutes(time: str) -> int:
+    return int(time[:-1]) * {"m": 1, "h": 60}[time[-1]]
+
+
+def test_every_alert_is_tried_firing_and_over_again() -> None:
     tests = yaml.safe_load((DEPLOY / "prometheus" / "axon.test.yml").read_text(encoding="utf-8"))["tests"]
-    fired = {
-        tried["alertname"] for test in tests for tried in test.get("alert_rule_test", []) if tried.get("exp_alerts")
-    }
-    assert fired == {rule["alert"] for rule in ALERTS}
+    fired, cleared = set(), set()
+    for test in tests:
+        tries = sorted(test.get("alert_rule_test", []), key=lambda tried: minutes(tried["eval_time"]))
+        firing = set()
+        for tried in tries:
+            name = tried["alertname"]
+            if tried.get("exp_alerts"):
+                firing.add(name)
+            elif name in firing:
+                cleared.add(name)
+        fired |= firing
+    assert fired == cleared == {rule["alert"] for rule in ALERTS}
 
 
 @needs_promtool

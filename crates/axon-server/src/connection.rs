@@ -12,7 +12,7 @@ mod stream;
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -90,9 +90,17 @@ struct Activity {
     /// Milliseconds from the server's start to when writing began to stall; 0 when it does not.
     stalled_since: AtomicU64,
     close: Notify,
+    /// The connection has been told to close.
+    is_told: AtomicBool,
 }
 
 impl Activity {
+    /// Tells the connection to close.
+    fn close(&self) {
+        self.is_told.store(true, Relaxed);
+        self.close.notify_one();
+    }
+
     fn enter(&self, phase: u8, now: u64) {
         self.phase.store(phase, Relaxed);
         self.since.store(now, Relaxed);
@@ -169,6 +177,7 @@ impl Connections {
             since: AtomicU64::new(self.now()),
             stalled_since: AtomicU64::new(0),
             close: Notify::new(),
+            is_told: AtomicBool::new(false),
         });
         open.0 += 1;
         let id = open.0;
@@ -185,7 +194,7 @@ impl Connections {
         let now = self.now();
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for activity in open.1.values().filter(|activity| activity.is_over_its_limit(now)) {
-            activity.close.notify_one();
+            activity.close();
         }
     }
 
@@ -225,7 +234,8 @@ struct Open {
 impl Open {
     fn new(connections: &Arc<Connections>, activity: &Arc<Activity>) -> Self {
         if activity.open.fetch_add(1, Relaxed) == 0 {
-            activity.enter(PHASE_BUSY, connections.now());
+            // As long as it takes: its beginning does not matter.
+            activity.phase.store(PHASE_BUSY, Relaxed);
         }
         Self { connections: Arc::clone(connections), activity: Arc::clone(activity) }
     }
@@ -280,32 +290,59 @@ pub(crate) fn spawn<A: Answer>(
     tokio::spawn(run(answer.clone(), entered, stream, finish));
 }
 
+/// What comes next in the life of a connection.
+enum Next<T> {
+    Ended(T),
+    Close,
+    Finish,
+}
+
 /// Drives a connection until it ends, is told to close, or has finished what it began.
+///
+/// What is told from outside is looked for at first, and then only when there is news: the task's waker stays what it
+/// was, so it need not be handed over again with every request.
 macro_rules! drive {
     ($connection:expr, $activity:expr, $finish:expr) => {{
-        let mut connection = std::pin::pin!($connection);
+        let (mut connection, news) = (std::pin::pin!($connection), $finish.clone());
+        let mut closing = std::pin::pin!($activity.close.notified());
         let mut finishing = *$finish.borrow_and_update();
         if finishing {
             connection.as_mut().graceful_shutdown();
         }
         loop {
-            tokio::select! {
-                biased;
-                outcome = connection.as_mut() => {
-                    if let Err(error) = outcome {
-                        tracing::debug!("a connection ended: {}", error.to_string().escape_debug());
-                    }
+            let mut changing = std::pin::pin!($finish.changed());
+            let mut is_waiting = false;
+            let next = std::future::poll_fn(|context| {
+                if let Poll::Ready(outcome) = connection.as_mut().poll(context) {
+                    return Poll::Ready(Next::Ended(outcome));
+                }
+                let has_news = $activity.is_told.load(Relaxed) || news.has_changed().unwrap_or(true);
+                if is_waiting && !has_news {
+                    return Poll::Pending;
+                }
+                is_waiting = true;
+                if closing.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Next::Close);
+                }
+                if !finishing && changing.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Next::Finish);
+                }
+                Poll::Pending
+            })
+            .await;
+            match next {
+                Next::Ended(Ok(())) => return,
+                Next::Ended(Err(error)) => {
+                    tracing::debug!("a connection ended: {}", error.to_string().escape_debug());
                     return;
                 }
-                () = $activity.close.notified() => {
+                Next::Close => {
                     tracing::debug!("closed a connection that was silent, stalled or flooding");
                     return;
                 }
-                changed = $finish.changed(), if !finishing => {
+                Next::Finish => {
                     finishing = true;
-                    if changed.is_ok() {
-                        connection.as_mut().graceful_shutdown();
-                    }
+                    connection.as_mut().graceful_shutdown();
                 }
             }
         }

@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::access::AccessLog;
-use crate::answers::Answers;
 use crate::app::{App, InFlight};
 use crate::compat::Compat;
 use crate::connection::{self, Answer, Connections};
@@ -29,6 +28,7 @@ use crate::shared_memory::SharedMemory;
 use crate::signals;
 use crate::tls::{Tls, TlsFiles, follow};
 use crate::trace::{TraceOptions, Tracer};
+use crate::wakes::Wakes;
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -234,10 +234,11 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     outcome
 }
 
-/// One thread moves bytes where there are two cores or fewer; the models need the rest.
+/// Threads that move bytes: few, as the models need the rest of the cores. Two cores have two, so that small models, which
+/// cost less than their bytes, can have both.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let cores = granted_cores().get();
-    let mut builder = if cores <= 2 {
+    let mut builder = if cores == 1 {
         tokio::runtime::Builder::new_current_thread()
     } else {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -281,9 +282,10 @@ pub async fn serve(
     let (tracer, exporter) = Tracer::start(&options.trace)?.unzip();
     let tls = listeners.tls.clone();
     let app = Arc::new(app(server.clone(), &options, tls.clone(), tracer, finishing.clone()));
-    let answers = Arc::clone(&app.answers);
+    let (answers, wakes) = (Arc::clone(&app.answers), Arc::clone(&app.wakes));
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
+    let waking = tokio::spawn(async move { wakes.deliver().await });
     let connections = Connections::new(connection_limit(), &app.ports, tls.as_ref());
     // Of their own, so that scrapers never take the place of a caller.
     let scrapers = Connections::new(MAX_SCRAPERS, &app.ports, tls.as_ref());
@@ -327,6 +329,7 @@ pub async fn serve(
     };
     let _ = tokio::time::timeout(FLUSH_LIMIT, flushed).await;
     delivering.abort();
+    waking.abort();
     if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
     }
@@ -352,7 +355,8 @@ fn app(
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
         finishing,
-        answers: Arc::new(Answers::default()),
+        answers: Arc::default(),
+        wakes: Arc::new(Wakes::default()),
         settings: Settings::new(tracing),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from axon._url import shown
 from axon.bench.record import Failure
 from axon.errors import AxonError, ServerError
 from axon.metadata import TensorMetadata
@@ -104,7 +105,7 @@ def on_server(url: str, name: str, version: str | None, trust: Trust) -> Model:
         version=version,
         takes=takes,
         protocol="grpc" if is_grpc else "http",
-        address=url,
+        address=shown(url),
         target=over_grpc if is_grpc else over_http,
         close=lambda: None,
     )

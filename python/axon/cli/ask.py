@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from axon._url import shown
 from axon.errors import AxonError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def ask(url: str, path: str, member: str, trust: Trust) -> dict[str, Any]:
     base = base_of(url)
     document = _exchange(base, "GET", path, _TIMEOUT_S, trust)
     if not isinstance(document, dict) or member not in document:
-        raise AxonError(f"{base} answered with something else: it is no Axon server")
+        raise AxonError(f"{shown(base)} answered with something else: it is no Axon server")
     return document
 
 
@@ -60,7 +61,7 @@ def _exchange(base: str, method: str, path: str, timeout_s: float, trust: Trust)
     try:
         response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s, verify=verify)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
+        raise AxonError(f"cannot ask {shown(base)}: {error or type(error).__name__}") from error
     try:
         document = response.json()
     except ValueError:
@@ -69,5 +70,5 @@ def _exchange(base: str, method: str, path: str, timeout_s: float, trust: Trust)
         told = document.get("error") if isinstance(document, dict) else None
         again = response.headers.get("retry-after")
         hint = f"\nhint: try again in {again} s" if again else ""
-        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}{hint}")
+        raise AxonError(f"{shown(base)} answered {response.status_code}: {told or 'it is no Axon server'}{hint}")
     return document

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from axon._url import shown as shown_url
 from axon.cli.ask import URL, ask, base_of
 from axon.cli.options import add_trust_options, trust
 from axon.cli.parser import duration
@@ -60,7 +61,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps(overview, indent=2))
     elif chosen.once or not (sys.stdout.isatty() and sys.stdin.isatty()):
-        _print_once(Shown(overview=overview, url=base_of(chosen.url), sort=chosen.sort))
+        _print_once(Shown(overview=overview, url=shown_url(base_of(chosen.url)), sort=chosen.sort))
     else:
         _follow(chosen, overview)
     return 0
@@ -91,7 +92,7 @@ def _follow(chosen: argparse.Namespace, overview: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    shown = Shown(overview=overview, url=base_of(chosen.url), sort=chosen.sort)
+    shown = Shown(overview=overview, url=shown_url(base_of(chosen.url)), sort=chosen.sort)
     console = Console(highlight=False)
 
     def draw() -> Any:  # noqa: ANN401 - what rich prints

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from axon._tls import Trust
+from axon._url import shown
 from axon.client._call import Question, Verb
 from axon.client._plan import Plans, Settings, Wait, seconds_of
 from axon.errors import InvalidRequest, ServerError
@@ -102,8 +103,12 @@ def _split(url: str) -> tuple[str, str]:
     except ValueError:
         is_good = False
     is_grpc = whole.startswith(("grpc://", "grpcs://"))
-    if not is_good or parts.scheme not in ("http", "https", "grpc", "grpcs") or (is_grpc and parts.path.strip("/")):
-        raise InvalidRequest(f"url: {wanted}, got {url!r}", "url")
+    if (
+        not is_good
+        or parts.scheme not in ("http", "https", "grpc", "grpcs")
+        or (is_grpc and (parts.path.strip("/") or "@" in parts.netloc))
+    ):
+        raise InvalidRequest(f"url: {wanted}, got {shown(url)!r}", "url")
     return parts.scheme, whole.partition("://")[2].rstrip("/")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from axon._optional import needed
+from axon._url import shown
 from axon.client import _failure
 from axon.client._call import Answer, Call, Codec, Failed, Retry, Verb
 from axon.client._messages import message_class
@@ -237,9 +238,9 @@ def _reply_of(error: grpc.RpcError, url: str, seconds: float) -> GrpcReply | Fai
         return Failed(DeadlineExceeded(f"no answer within {seconds:.3g} s"))
     if code is grpc.StatusCode.UNAVAILABLE:
         if any(words in text.lower() for words in _UNREACHED):
-            return Failed(ConnectionFailed(f"{url} cannot be reached: {text}"), Retry.UNSENT)
+            return Failed(ConnectionFailed(f"{shown(url)} cannot be reached: {text}"), Retry.UNSENT)
         if any(words in text.lower() for words in _BROKEN):
-            return Failed(ConnectionFailed(f"{url} broke the connection: {text}"), Retry.REFUSED)
+            return Failed(ConnectionFailed(f"{shown(url)} broke the connection: {text}"), Retry.REFUSED)
     return GrpcReply(code=code.name, text=text, metadata=tuple(error.trailing_metadata() or ()))
 
 

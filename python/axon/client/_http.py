@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from axon._url import shown
 from axon.client import _failure
 from axon.client._call import Answer, Call, Codec, Failed, Retry, Verb
 from axon.client._wire import array_of_bytes, array_of_numbers
@@ -215,7 +216,7 @@ def _failed(error: httpx2.HTTPError, budget: _Budget, url: str) -> Failed:
         return budget.exceeded()
     unsent = isinstance(error, httpx2.ConnectError)
     what = "cannot be reached" if unsent else "broke the connection"
-    message = f"{url} {what}: {str(error) or type(error).__name__}"
+    message = f"{shown(url)} {what}: {str(error) or type(error).__name__}"
     return Failed(ConnectionFailed(message), Retry.UNSENT if unsent else Retry.NEVER)
 
 

@@ -115,7 +115,7 @@ impl AsyncRead for Timed<'_> {
         let Entered { connections, activity, .. } = self.entered;
         if let Some(guard) = &mut self.guard {
             if guard.floods(buffer.filled().get(before..).unwrap_or_default(), connections.now()) {
-                activity.close.notify_one();
+                activity.close();
             }
             return Poll::Ready(Ok(()));
         }

@@ -123,6 +123,8 @@ declare! {
         "What the last load of a version took that went well.";
     MODEL_UNLOADS = Counter "axon_model_unloads" "" ["model" "version"]
         "How often a version was unloaded.";
+    MODEL_SIZE = Gauge "axon_model_size_bytes" "bytes" ["model" "version" "device"]
+        "Bytes of the files of a version that is ready: its graph and its tensors; no sample for what has no file.";
     MEMORY_BUDGET = Gauge "axon_memory_budget_bytes" "bytes" []
         "What models may take together now; told in the control mode auto, as what follows of memory.";
     MEMORY_CHARGED = Gauge "axon_memory_charged_bytes" "bytes" []

@@ -57,10 +57,10 @@ impl Gpus {
 }
 
 /// What a metric tells of a GPU.
-type Told = (&'static Metric, fn(&Reading) -> Option<Value>);
+type Told = (&'static Metric, fn(&Reading) -> Option<Value<'static>>);
 
 /// What is told of them.
-pub(super) fn families(gpus: &[Reading]) -> Vec<Family> {
+pub(super) fn families(gpus: &[Reading]) -> Vec<Family<'static>> {
     let told: [Told; 6] = [
         (&d::GPU_UTILIZATION, |gpu| gpu.utilization.map(Value::from)),
         (&d::GPU_MEMORY_USED, |gpu| gpu.memory_used.map(Value::from)),
@@ -73,7 +73,7 @@ pub(super) fn families(gpus: &[Reading]) -> Vec<Family> {
 }
 
 /// The same under Triton's names.
-pub(super) fn triton_families(gpus: &[Reading]) -> Vec<Family> {
+pub(super) fn triton_families(gpus: &[Reading]) -> Vec<Family<'static>> {
     let told: [Told; 6] = [
         (&d::NV_GPU_UTILIZATION, |gpu| gpu.utilization.map(Value::from)),
         (&d::NV_GPU_MEMORY_TOTAL, |gpu| gpu.memory_total.map(Value::from)),
@@ -90,7 +90,7 @@ fn filled<const LABELS: usize>(
     told: &[Told],
     gpus: &[Reading],
     labels: impl Fn(&Reading) -> [Label; LABELS],
-) -> Vec<Family> {
+) -> Vec<Family<'static>> {
     let mut families = Vec::new();
     for (metric, read) in told {
         let mut family = Family::new(metric);
@@ -110,7 +110,7 @@ fn filled<const LABELS: usize>(
 mod tests {
     use super::*;
 
-    fn names(families: &[Family]) -> Vec<(&'static str, usize)> {
+    fn names(families: &[Family<'_>]) -> Vec<(&'static str, usize)> {
         families.iter().map(|family| (family.metric.name, family.samples.len())).collect()
     }
 
