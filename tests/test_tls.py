@@ -251,6 +251,11 @@ def test_our_client_shows_its_certificate(closed: Server, authority: Authority, 
     ("url", "arguments", "message"),
     [
         ("http://h:1", {"ca": "x"}, "ca: expected a URL that begins with https:// or grpcs://, got 'http://h:1'"),
+        (
+            "http://me:secret@h:1",
+            {"ca": "x"},
+            "ca: expected a URL that begins with https:// or grpcs://, got 'http://h:1'",
+        ),
         ("grpc://h:1", {"certificate": ("c", "k")}, "certificate: expected a URL that begins with https://"),
         ("https://h:1", {"ca": "/nowhere"}, "ca: `/nowhere` cannot be used: No such file or directory"),
         ("grpcs://h:1", {"ca": "/nowhere"}, "ca: `/nowhere` cannot be used: No such file or directory"),
@@ -454,6 +459,18 @@ def test_a_session_is_taken_up_again(server: Server, authority: Authority) -> No
     plain = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
     with made.wrap_socket(plain, server_hostname=server.host, session=session) as wrapped:
         assert wrapped.session_reused
+
+
+def test_at_the_end_a_connection_is_closed_as_tls_closes_it(digits: Path, own: Pair, authority: Authority) -> None:
+    with encrypted(digits, own) as server:
+        plain = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
+        made = context(authority)
+        # Without the alert that ends it, reading fails.
+        with made.wrap_socket(plain, server_hostname=server.host, suppress_ragged_eofs=False) as wrapped:
+            wrapped.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert wrapped.recv(4096).startswith(b"HTTP/1.1 200")
+            assert server.stop().returncode == 0
+            assert wrapped.recv(4096) == b""
 
 
 # --- certificates that are changed
