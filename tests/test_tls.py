@@ -28,7 +28,7 @@ from authority import DAY, Authority, Pair
 from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 from serving import AXON, PATIENCE_S, Server, environment, run_axon, serving
-from test_lifecycle import command
+from test_lifecycle import command, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,6 +162,16 @@ def test_it_says_where_it_listens_and_every_port_is_encrypted(server: Server, au
     assert metrics.startswith("https://")
     with httpx2.Client(verify=context(authority)) as client:
         assert client.get(metrics).raise_for_status().text.startswith("# HELP axon_")
+
+
+def test_both_programs_speak_it(
+    command: list[str | Path], digits: Path, own: Pair, authority: Authority, tmp_path: Path
+) -> None:
+    model = Path(shutil.copy(digits, tmp_path / "digits.onnx"))
+    with running(command, model, "--tls-cert", str(own.certificate), "--tls-key", str(own.key)) as started:
+        url = f"https://127.0.0.1:{started.port}/v2/models/digits/generate"
+        assert httpx2.post(url, json=PIXELS, verify=context(authority)).status_code == 200
+        assert started.end().returncode == 0
 
 
 @pytest.mark.parametrize(
