@@ -364,6 +364,13 @@ impl Located<'_> {
         measured::recall(&open.measured, key, question)
     }
 
+    /// The threads of one run, as the last load that found out how to run it has chosen them, with whatever settings.
+    #[must_use]
+    pub fn threads(&self) -> Option<usize> {
+        let (open, key) = self.kept()?;
+        measured::threads(&open.measured, key)
+    }
+
     /// Remembers what this load has found out.
     pub fn remember(&self, question: &str, remembered: Remembered) {
         if let Some((open, key)) = self.kept() {

@@ -1,7 +1,7 @@
 //! Finds out what a model is and how it is best run, or takes what an earlier load of it has found out.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::{ModelConfig, granted_cores};
 use crate::error::Result;
@@ -35,38 +35,38 @@ impl Loading<'_> {
     /// # Errors
     /// What `fit` says, and when a session cannot be made.
     pub fn load(&self, fit: impl Fn(&Signature) -> Result<Fit>) -> Result<Recalled> {
-        if let Some(recalled) = self.quickly(&fit) {
+        // As many as the last time, so that the session that tells the signature is one of those that serve.
+        let threads = self.located.threads().unwrap_or(1);
+        if let Some(recalled) = self.quickly(threads, &fit) {
             return Ok(recalled);
         }
         let load = |threads| self.located.load(self.options(threads));
         let started = Instant::now();
-        let session = load(1)?;
+        let session = load(threads)?;
         let cost = Load { duration: started.elapsed(), bytes: self.bytes };
         let fit = fit(session.signature())?;
         let question = question(self.config, &fit, self.arena);
-        let known = known(self.located, &question, &session, load).map_or_else(
-            || {
-                let known = measure(self.config, &fit, (session, cost, self.arena), load)?;
-                remember(self.located, &question, &known.0, &known.1);
-                Ok(known)
-            },
-            Ok,
-        );
-        Ok(Recalled { fit, known: known?, quick: None })
+        let first = (threads, Arc::clone(&session));
+        if let Some(known) = known(self.located, &question, first, load).filter(|known| have_run(&known.2)) {
+            return Ok(Recalled { fit, known, quick: None });
+        }
+        let session = if threads == 1 { session } else { load(1)? };
+        let known = measure(self.config, &fit, (session, cost, self.arena), load)?;
+        remember(self.located, &question, &known.0, &known.1);
+        Ok(Recalled { fit, known, quick: None })
     }
 
     /// From what was imported and is known, without packing weights. The sessions have not run: an earlier load has run
     /// the model, on this machine and with this runtime.
-    fn quickly(&self, fit: impl Fn(&Signature) -> Result<Fit>) -> Option<Recalled> {
+    fn quickly(&self, threads: usize, fit: impl Fn(&Signature) -> Result<Fit>) -> Option<Recalled> {
         let quick = self.located.quick()?;
         let load = |threads| quick.unpacked(self.options(threads));
-        let session = load(1).ok()?;
+        let session = load(threads).ok()?;
         let fit = fit(session.signature()).ok()?;
-        let Remembered { findings, plan } = self.located.recall(&question(self.config, &fit, self.arena))?;
-        let cost = Load { duration: Duration::ZERO, bytes: 0 };
-        let sessions = Lab::new(session, cost, &[], load).into_executors(plan.split()).ok()?;
-        let options = self.options(plan.threads);
-        Some(Recalled { fit, known: (findings, plan, sessions), quick: Some((quick, options)) })
+        let question = question(self.config, &fit, self.arena);
+        let known = known(self.located, &question, (threads, session), load)?;
+        let options = self.options(known.1.threads);
+        Some(Recalled { fit, known, quick: Some((quick, options)) })
     }
 
     fn options(&self, threads: usize) -> SessionOptions {
@@ -88,29 +88,37 @@ fn question(config: &ModelConfig, fit: &Fit, arena: bool) -> String {
     )
 }
 
-/// What is known of a model: its findings, its plan, and a session for each instance, each of which has run once.
+/// What is known of a model: its findings, its plan, and a session for each instance.
 pub(super) type Known = (Findings, Plan, Vec<Arc<Session>>);
 
-/// What an earlier load has found out; `None` when it is to be found out, which includes that the model does not run
-/// now as it did then.
+/// What an earlier load has found out, with sessions for it, of which `first` is one if it has as many threads; `None`
+/// when it is to be found out.
 fn known(
     located: &Located<'_>,
     question: &str,
-    session: &Arc<Session>,
+    first: (usize, Arc<Session>),
     load: impl Fn(usize) -> Result<Arc<Session>>,
 ) -> Option<Known> {
     let Remembered { findings, plan } = located.recall(question)?;
-    let cost = Load { duration: Duration::ZERO, bytes: 0 };
-    let sessions = Lab::new(Arc::clone(session), cost, &[], load).into_executors(plan.split()).ok()?;
-    let mut last: Option<&Arc<Session>> = None;
-    for session in &sessions {
-        // Ready means warm; instances of one thread share a session.
-        if last.is_none_or(|last| !Arc::ptr_eq(last, session)) {
-            try_once(session.signature(), &mut Arc::clone(session)).ok()?;
-        }
-        last = Some(session);
-    }
+    let first = Some(first).filter(|(threads, _)| *threads == plan.threads).map(|(_, session)| session);
+    let first = first.map_or_else(|| load(plan.threads), Ok).ok()?;
+    let sessions = if plan.threads == 1 {
+        vec![first; plan.instances]
+    } else {
+        let more = (1..plan.instances).map(|_| load(plan.threads));
+        std::iter::once(Ok(first)).chain(more).collect::<Result<_>>().ok()?
+    };
     Some((findings, plan, sessions))
+}
+
+/// Runs each session once: ready means warm. False where one does not run now as it did then.
+fn have_run(sessions: &[Arc<Session>]) -> bool {
+    let mut last: Option<&Arc<Session>> = None;
+    sessions.iter().all(|session| {
+        // Instances of one thread share a session.
+        let is_new = last.replace(session).is_none_or(|last| !Arc::ptr_eq(last, session));
+        !is_new || try_once(session.signature(), &mut Arc::clone(session)).is_ok()
+    })
 }
 
 /// Probes a model and tries how to run it.
