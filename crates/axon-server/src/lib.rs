@@ -42,7 +42,7 @@ pub mod trace;
 mod verbs;
 
 pub use residency::Keep;
-pub use size::size;
+pub use size::{size, size_or_none};
 
 pub use serve::{
     Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
+    ResponseCacheSize,
 };
 use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
@@ -125,6 +126,10 @@ struct Arguments {
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
     #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
+    /// The bytes of answers that are kept for the same questions, of all models whose configuration asks for it, such as
+    /// 64MiB; 0 keeps none
+    #[arg(long, default_value = "64MiB", value_name = "SIZE", value_parser = axon_server::size_or_none)]
+    response_cache_size: u64,
     /// The name of a lone model file's model; the file's by default
     #[arg(long)]
     name: Option<String>,
@@ -211,6 +216,8 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
+    let answers = usize::try_from(arguments.response_cache_size).unwrap_or(usize::MAX);
+    options.config.response_cache = ResponseCacheSize(answers);
     options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;

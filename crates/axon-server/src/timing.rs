@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axon::request::Timing;
+use axon::request::{CacheUse, Timing};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// From arrival to the start of its batch, in milliseconds.
@@ -11,12 +11,20 @@ const QUEUE: HeaderName = HeaderName::from_static("x-axon-queue-ms");
 const COMPUTE: HeaderName = HeaderName::from_static("x-axon-compute-ms");
 /// The rows of its batch, neighbours' included.
 const BATCH_SIZE: HeaderName = HeaderName::from_static("x-axon-batch-size");
+/// Whether the response cache answered, `hit` or `miss`, of models whose answers are kept.
+const CACHE: HeaderName = HeaderName::from_static("x-axon-cache");
 
 /// Adds what is told of `timing`.
 pub(crate) fn insert(headers: &mut HeaderMap, timing: &Timing) {
     headers.insert(QUEUE, milliseconds(timing.queue));
     headers.insert(COMPUTE, milliseconds(timing.compute));
     headers.insert(BATCH_SIZE, HeaderValue::from(timing.batch_rows));
+    let cache = match timing.cache {
+        CacheUse::None => return,
+        CacheUse::Miss => "miss",
+        CacheUse::Hit => "hit",
+    };
+    headers.insert(CACHE, HeaderValue::from_static(cache));
 }
 
 /// Milliseconds with three decimals. Each answer pays for it, so that it goes without the machinery of `format!`.
@@ -68,7 +76,7 @@ mod tests {
             queue: Duration::from_micros(1_250),
             compute: Duration::from_millis(20),
             batch_rows: 8,
-            run: None,
+            ..Timing::default()
         };
         insert(&mut headers, &timing);
         let read = |name: &str| headers[name].to_str().unwrap();

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use axon::metrics::Observed;
-use axon::request::InferenceRequest;
+use axon::request::{InferenceRequest, Parameter};
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
+use hyper::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY,
+};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, Version};
 
@@ -25,6 +27,9 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 
 /// How long the caller waits, in seconds.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+
+/// The parameter that says whether an answer may come from the response cache.
+const BYPASS: &str = "response_cache";
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -76,8 +81,9 @@ async fn infer(
     let headers = &head.headers;
     observed.arrive(body.len());
     let decoded = decode(app, headers, body, name, version).await?;
-    let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    let Decoded { inputs, outputs, timeout, priority, sequence, mut parameters, id, format } = decoded;
     span.named(id.as_deref());
+    obey_cache_control(headers, &mut parameters);
     let timeout = shorter(timeout, request_timeout(headers)?);
     let model = name.to_owned();
     let request =
@@ -149,8 +155,9 @@ async fn generate(
     let model = app.server.loaded_model(name, version, request_timeout(&head.headers)?).await?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
-    let Generated { inputs, id, timeout, priority, sequence, parameters } =
+    let Generated { inputs, id, timeout, priority, sequence, mut parameters } =
         off_the_wire(is_long, decode).await?;
+    obey_cache_control(&head.headers, &mut parameters);
     span.named(id.as_deref());
     let timeout = shorter(timeout, request_timeout(&head.headers)?);
     let request = InferenceRequest {
@@ -261,6 +268,21 @@ fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
             format_args!("expected seconds of at least 0, got {}", axon::error::Echo(&got)),
         )
     })
+}
+
+/// Has a request run that wants nothing from a cache, as if its parameter `response_cache` said false.
+///
+/// **Source:** RFC 9111, 5.2.1: `no-cache` and `no-store` of a request.
+fn obey_cache_control(headers: &HeaderMap, parameters: &mut Vec<(String, Parameter)>) {
+    let is_unwanted = |directive: &str| {
+        let directive = directive.trim();
+        directive.eq_ignore_ascii_case("no-cache") || directive.eq_ignore_ascii_case("no-store")
+    };
+    let mut values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    if values.any(|value| value.split(',').any(is_unwanted)) {
+        parameters.retain(|(key, _)| key != BYPASS);
+        parameters.push((BYPASS.to_owned(), Parameter::Bool(false)));
+    }
 }
 
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
