@@ -46,6 +46,7 @@ class NativeConfig(TypedDict):
     model_cache: bool
     model_cache_folder: str | None
     model_cache_bytes: int
+    response_cache_bytes: int
 
 class NativeServe(TypedDict):
     path: str

@@ -33,6 +33,7 @@ class Loading:
         model_cache: Whether models are kept as they are made ready for this machine, to load faster.
         model_cache_folder: Where; None is `axon/models` in the user's cache folder.
         model_cache_bytes: The most bytes of it.
+        response_cache_bytes: Bytes of answers that are kept, of all models whose configuration asks for it; 0 is off.
     """
 
     control: str = "none"
@@ -45,6 +46,7 @@ class Loading:
     model_cache: bool = False
     model_cache_folder: str | None = None
     model_cache_bytes: int = 16 << 30
+    response_cache_bytes: int = 64 << 20
 
 
 #: What each value of `ModelConfig.batching` is called in the native module.
@@ -129,4 +131,5 @@ class ModelConfig:
             "model_cache": loading.model_cache,
             "model_cache_folder": loading.model_cache_folder,
             "model_cache_bytes": loading.model_cache_bytes,
+            "response_cache_bytes": loading.response_cache_bytes,
         }
