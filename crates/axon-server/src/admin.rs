@@ -201,16 +201,8 @@ pub(crate) fn log(app: &App, change: Option<Map<String, Value>>) -> Result<Value
             Value::Bool(value) => LogValue::Bool(value),
             Value::String(text) => LogValue::Text(text),
             Value::Number(number) if number.is_u64() => LogValue::Uint(number.as_u64().unwrap_or_default()),
-            other => {
-                return Err(Error::invalid(
-                    "settings",
-                    format_args!(
-                        "expected a boolean, a string or a whole number for {}, got {}",
-                        Echo(&key),
-                        kind(&other)
-                    ),
-                ));
-            }
+            Value::Number(number) => LogValue::Other(number.to_string()),
+            other => LogValue::Other(kind(&other).to_owned()),
         };
         update.insert(key, value);
     }
@@ -219,7 +211,7 @@ pub(crate) fn log(app: &App, change: Option<Map<String, Value>>) -> Result<Value
         let value = match value {
             LogValue::Bool(value) => json!(value),
             LogValue::Uint(value) => json!(value),
-            LogValue::Text(value) => json!(value),
+            LogValue::Text(value) | LogValue::Other(value) => json!(value),
         };
         (key.to_owned(), value)
     });

@@ -288,7 +288,7 @@ fn log_settings(app: &App, message: Bytes) -> Result<BytesMut> {
         let choice = match value {
             LogValue::Bool(value) => ParameterChoice::BoolParam(value),
             LogValue::Uint(value) => ParameterChoice::Uint32Param(u32::try_from(value).unwrap_or(u32::MAX)),
-            LogValue::Text(value) => ParameterChoice::StringParam(value),
+            LogValue::Text(value) | LogValue::Other(value) => ParameterChoice::StringParam(value),
         };
         let value = log_settings_response::SettingValue { parameter_choice: Some(choice) };
         (key.to_owned(), value)

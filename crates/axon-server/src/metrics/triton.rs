@@ -14,7 +14,11 @@ use super::family::{Family, Value};
 use super::process::{Utilization, machine_memory};
 
 /// What is told on top under `--compat triton`.
-pub(super) fn families(views: &[View], cache: &CacheReport, utilization: &Utilization) -> Vec<Family> {
+pub(super) fn families<'a>(
+    views: &'a [View],
+    cache: &CacheReport,
+    utilization: &Utilization,
+) -> Vec<Family<'a>> {
     let models = || views.iter().filter(|view| view.is_model);
     let statistics = |metric, read: &dyn Fn(&ModelStatistics) -> u64| {
         each(metric, models(), |view| {
@@ -57,7 +61,7 @@ pub(super) fn families(views: &[View], cache: &CacheReport, utilization: &Utiliz
 }
 
 /// What Triton tells of its local cache, of all models together.
-fn response_cache(report: &CacheReport) -> Vec<Family> {
+fn response_cache(report: &CacheReport) -> Vec<Family<'static>> {
     let used = if report.budget == 0 { 0.0 } else { report.bytes as f64 / report.budget as f64 };
     let microseconds = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     vec![
@@ -72,7 +76,7 @@ fn response_cache(report: &CacheReport) -> Vec<Family> {
     ]
 }
 
-fn failures<'a>(models: impl Iterator<Item = &'a View>) -> Family {
+fn failures<'a>(models: impl Iterator<Item = &'a View>) -> Family<'static> {
     const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
     let mut family = Family::new(&d::NV_FAILURE);
     for view in models {

@@ -12,8 +12,9 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::sys;
 use synapse::DataType;
 
+use super::message;
 use super::pools;
-use super::run::{check, sanitize};
+use super::run::check;
 use crate::config::Device;
 use crate::error::{Echo, Error, ErrorKind, Result};
 use crate::signature::{Dimension, Signature, TensorSpec};
@@ -74,7 +75,7 @@ impl Session {
 
     fn commit(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> Result<Arc<Self>> {
         let session = build(path, options, graph).map_err(|error| {
-            let message = sanitize(&error.to_string());
+            let message = message::of(&error.to_string());
             Error::new(ErrorKind::InvalidModel, format!("ONNX Runtime cannot load the model: {message}"))
                 .with_source(error)
         })?;
