@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
+    ResponseCacheSize,
 };
 use axon::residency::EvictionPolicy;
 use axon_server::access::AccessLog;
@@ -144,6 +145,10 @@ struct CacheArguments {
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
     #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
+    /// The bytes of answers that are kept for the same questions, of all models whose configuration asks for it, such as
+    /// 64MiB; 0 keeps none
+    #[arg(long, default_value = "64MiB", value_name = "SIZE", value_parser = axon_server::size_or_none)]
+    response_cache_size: u64,
     /// Has an imported model answer before its weights are packed, within milliseconds of its load, until they are; those
     /// answers may differ in their last bits from the later ones
     #[arg(long)]
@@ -250,6 +255,8 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
     options.config.eviction_policy = arguments.eviction_policy;
+    let answers = usize::try_from(arguments.cache.response_cache_size).unwrap_or(usize::MAX);
+    options.config.response_cache = ResponseCacheSize(answers);
     options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;

@@ -10,6 +10,7 @@
 //! Invariants: one change of a model at a time; a load is published at one moment, and what served before serves until
 //! then; a load that fails takes nothing away; what the index says has happened.
 
+mod answers;
 mod calm;
 mod control;
 mod counters;
@@ -43,7 +44,9 @@ use crate::error::{Error, Result};
 use crate::import::ModelCache;
 use crate::lanes::Lanes;
 use crate::metrics::Registry;
+use crate::response_cache::CacheReport;
 use crate::scheduler::{Host, Timer};
+use answers::Responses;
 use keeper::Keeping;
 use reaper::Reaper;
 use residents::Residents;
@@ -140,6 +143,8 @@ pub struct ModelRepository {
     /// Which models stay loaded, in mode `auto`.
     keeping: Option<Keeping>,
     metrics: Registry,
+    /// The answers that are kept of models whose owners ask for that.
+    responses: Arc<Responses>,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -193,6 +198,7 @@ impl ModelRepository {
             turns: Turns::default(),
             source,
             metrics: Registry::new(config.metrics == Metrics::On),
+            responses: Arc::new(Responses::new(config.response_cache.0)),
             config,
             cache,
             host: Host { timer: Timer::start()?, lanes },
@@ -236,6 +242,12 @@ impl ModelRepository {
         }));
         index.sort_by(|one, other| (&one.name, one.version).cmp(&(&other.name, other.version)));
         index
+    }
+
+    /// What the response cache holds and has counted.
+    #[must_use]
+    pub fn response_cache(&self) -> CacheReport {
+        self.responses.report()
     }
 
     /// Who decides what is loaded.

@@ -180,6 +180,7 @@ impl Table {
         rows.leave(&leaving);
         drop(rows);
         // Without the lock: the last lease on a model may be among these.
+        forget_answers(&leaving);
         drop(leaving);
         failed
     }
@@ -198,6 +199,8 @@ impl Table {
         let versions = rows.models.get_mut(name)?;
         let leaving: Vec<_> = versions.values_mut().filter_map(Version::retire).collect();
         rows.leave(&leaving);
+        drop(rows);
+        forget_answers(&leaving);
         Some(leaving)
     }
 
@@ -364,6 +367,11 @@ fn replace(versions: &mut Versions, tried: Vec<Tried>) -> Vec<Arc<Model>> {
         };
     }
     leaving
+}
+
+/// Drops the answers that are kept of models that are leased no more.
+fn forget_answers(leaving: &[Arc<Model>]) {
+    leaving.iter().filter_map(|model| model.answers()).for_each(|answers| answers.forget());
 }
 
 /// Notes what failed where an earlier load goes on serving.
