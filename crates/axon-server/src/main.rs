@@ -156,18 +156,19 @@ struct CacheArguments {
 }
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the options are called so")]
 struct TlsArguments {
     /// Speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from it to
     /// one that clients trust. It is read again when it changes
-    #[arg(long = "tls-cert", value_name = "FILE")]
-    certificate: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
     /// The private key of the certificate, a PEM file
-    #[arg(long = "tls-key", value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked ones in
     /// it names
-    #[arg(long = "tls-client-ca", value_name = "FILE")]
-    client_ca: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -232,9 +233,9 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     if !(0.001..=300.0).contains(&timeout) {
         return Err("--request-timeout: expected 0.001 to 300 seconds".to_owned());
     }
-    let TlsArguments { certificate, key, client_ca } = arguments.tls;
+    let TlsArguments { tls_cert, tls_key, tls_client_ca } = arguments.tls;
     let mut options = ServeOptions::new(arguments.path);
-    options.tls = TlsFiles::of_options(certificate, key, client_ca)?;
+    options.tls = TlsFiles::of_options(tls_cert, tls_key, tls_client_ca)?;
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
