@@ -159,7 +159,7 @@ impl InferenceServer {
             let inner = Arc::downgrade(&server.inner);
             keep(kept, move || inner.upgrade())?;
         }
-        if control == ControlMode::Poll {
+        if matches!(control, ControlMode::Poll | ControlMode::Auto) {
             server.follow(interval.0)?;
         }
         Ok((server, found))
