@@ -45,7 +45,7 @@ AXON: Final = Path(sys.executable).with_name("axon")
 #: Seconds after which a process is taken for hung. Nothing that works comes near it.
 PATIENCE_S: Final = 30.0
 
-_READY: Final = re.compile(rb"ready at http://(\S+):(\d+)[^\n]*\n")
+_READY: Final = re.compile(rb"ready at https?://(\S+):(\d+)[^\n]*\n")
 
 
 class Ended(NamedTuple):
@@ -103,7 +103,7 @@ class Server:
     @property
     def grpc_address(self) -> str:
         """`host:port` of the port for gRPC."""
-        found = re.search(r" and grpc://(\S+) in ", self.printed)
+        found = re.search(r" and grpcs?://(\S+) in ", self.printed)
         assert found, self.printed
         return found[1]
 

@@ -54,6 +54,9 @@ class NativeServe(TypedDict):
     grpc_port: int | None
     metrics_port: int
     metrics: str
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
     max_request_bytes: int
     allow_client_shm: bool
     compat: str

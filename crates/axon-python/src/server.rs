@@ -13,6 +13,7 @@ use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::tls::TlsFiles;
 use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
@@ -337,6 +338,9 @@ pub struct NativeServe {
     grpc_port: Option<u16>,
     metrics_port: u16,
     metrics: String,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
     max_request_bytes: usize,
     allow_client_shm: bool,
     compat: String,
@@ -366,6 +370,9 @@ impl NativeServe {
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
     let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
+    let tls = TlsFiles::of_options(options.tls_cert, options.tls_key, options.tls_client_ca)
+        .map_err(|problem| Error::new(ErrorKind::InvalidRequest, problem))
+        .or_raise(py)?;
     logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
@@ -383,7 +390,7 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
     let mut config = config.parse().or_raise(py)?;
     config.metrics =
         options.metrics.parse().map_err(|problem| Error::invalid("metrics", problem)).or_raise(py)?;
-    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, wire, config };
+    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, tls, wire, config };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
 }
 

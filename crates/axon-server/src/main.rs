@@ -11,6 +11,7 @@ use axon::config::{
 };
 use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
+use axon_server::tls::TlsFiles;
 use axon_server::trace::{Protocol, TraceOptions};
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
@@ -44,6 +45,8 @@ struct Arguments {
     /// on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: neither
     #[arg(long, default_value_t)]
     metrics: Metrics,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// The most bytes of a request, as sent and decoded
     #[arg(long, default_value_t = BODY_LIMIT, value_parser = request_bytes)]
     max_request_bytes: usize,
@@ -133,6 +136,21 @@ struct Arguments {
 }
 
 #[derive(clap::Args)]
+struct TlsArguments {
+    /// Speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from it to
+    /// one that clients trust. It is read again when it changes
+    #[arg(long = "tls-cert", value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// The private key of the certificate, a PEM file
+    #[arg(long = "tls-key", value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked ones in
+    /// it names
+    #[arg(long = "tls-client-ca", value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
 struct TraceArguments {
     /// The OpenTelemetry collector that traces are sent to, such as `http://127.0.0.1:4318`; by default what
     /// `OTEL_EXPORTER_OTLP_ENDPOINT` says, else none
@@ -161,9 +179,12 @@ fn main() -> ExitCode {
         eprintln!("axon-server: --log-level, --log-format: {message}");
         return ExitCode::from(2);
     }
-    let Some(options) = options(arguments) else {
-        eprintln!("axon-server: --request-timeout: expected 0.001 to 300 seconds");
-        return ExitCode::from(2);
+    let options = match options(arguments) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("axon-server: {problem}");
+            return ExitCode::from(2);
+        }
     };
     match serve_until_signal(options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -186,12 +207,14 @@ fn latency_target(text: &str) -> Result<Duration, String> {
     target.ok_or_else(|| "expected a time such as 10ms or 0.5s, more than 0 and at most 300s".to_owned())
 }
 
-fn options(arguments: Arguments) -> Option<ServeOptions> {
+fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     let timeout = arguments.request_timeout;
     if !(0.001..=300.0).contains(&timeout) {
-        return None;
+        return Err("--request-timeout: expected 0.001 to 300 seconds".to_owned());
     }
+    let TlsArguments { certificate, key, client_ca } = arguments.tls;
     let mut options = ServeOptions::new(arguments.path);
+    options.tls = TlsFiles::of_options(certificate, key, client_ca)?;
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
@@ -231,7 +254,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     model.profile = arguments.profile;
     model.device = arguments.device;
     model.batching = if arguments.no_batching { Batching::Off } else { arguments.batching };
-    Some(options)
+    Ok(options)
 }
 
 fn request_bytes(text: &str) -> Result<usize, String> {

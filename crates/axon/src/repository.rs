@@ -58,7 +58,7 @@ pub use model::Model;
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use residents::{ResidencyReport, Resident};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
-pub use ticket::Ticket;
+pub use ticket::{Ticket, Wake};
 
 /// What is known of a version.
 #[derive(Clone)]

@@ -50,6 +50,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--no-grpc", action="store_true", help="serve no gRPC")
     _add_metrics(parser)
+    _add_tls(parser)
     parser.add_argument(
         "--max-request-bytes",
         type=bounded(int, "an integer", 1 << 10, (1 << 32) - 1),
@@ -140,6 +141,22 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        help="speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from "
+        "it to one that clients trust; it is read again when it changes",
+    )
+    parser.add_argument("--tls-key", metavar="FILE", help="the private key of the certificate, a PEM file")
+    parser.add_argument(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked "
+        "ones in it names",
+    )
+
+
 def _add_load_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--load-check",
@@ -225,6 +242,9 @@ def _run(chosen: argparse.Namespace) -> int:
                 "grpc_port": None if chosen.no_grpc else chosen.grpc_port,
                 "metrics_port": chosen.metrics_port,
                 "metrics": chosen.metrics,
+                "tls_cert": chosen.tls_cert,
+                "tls_key": chosen.tls_key,
+                "tls_client_ca": chosen.tls_client_ca,
                 "max_request_bytes": chosen.max_request_bytes,
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from axon._tensors import Array
+    from axon._tls import Trust
     from axon.client._wire import Tensor
 
 __all__ = ["AsyncGrpcSender", "GrpcCodec", "GrpcReply", "GrpcRequest", "GrpcSender"]
@@ -246,11 +247,11 @@ def _reply_of(error: grpc.RpcError, url: str, seconds: float) -> GrpcReply | Fai
 class _Channel:
     """What both senders have: one channel, and its methods by name, each made when it is first used."""
 
-    def __init__(self, url: str, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+    def __init__(self, url: str, target: str, headers: Mapping[str, str], trust: Trust | None) -> None:
         self._url = url
         self._target = target
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
-        self._is_secure = is_secure
+        self._credentials = None if trust is None else grpc.ssl_channel_credentials(*trust.texts())
         self._channel: Any = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -267,17 +268,17 @@ class _Channel:
         return method
 
     def _open(self, api: Any) -> Any:  # noqa: ANN401
-        if self._is_secure:
-            return api.secure_channel(self._target, grpc.ssl_channel_credentials(), options=_OPTIONS)
+        if self._credentials is not None:
+            return api.secure_channel(self._target, self._credentials, options=_OPTIONS)
         return api.insecure_channel(self._target, options=_OPTIONS)
 
 
 class GrpcSender(_Channel):
     """Sends, and waits."""
 
-    def __init__(self, url: str, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+    def __init__(self, url: str, target: str, headers: Mapping[str, str], trust: Trust | None) -> None:
         """Make a channel to `target`; it connects when it is first used."""
-        super().__init__(url, target, headers, is_secure=is_secure)
+        super().__init__(url, target, headers, trust)
         # Made now: two threads that make it at once would lose one of two.
         self._channel = self._open(grpc)
 

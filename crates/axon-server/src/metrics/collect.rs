@@ -10,11 +10,12 @@ use axon::scheduler::Load;
 use super::declared as d;
 use super::declared::Metric;
 use super::family::{Family, Label, Value};
-use super::{process, triton};
+use super::{gpu, process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
 use crate::logging;
+use crate::tls::Handshake;
 
 /// What is known of a version at one moment.
 pub(super) struct View {
@@ -44,9 +45,13 @@ pub(super) fn families<'a>(app: &App, views: &'a [View]) -> Vec<Family<'a>> {
     families.extend(models(views));
     families.extend(memory(app));
     families.extend(server(app));
+    families.extend(tls(app));
+    let gpus = app.scrapes.gpus.look();
+    families.extend(gpu::families(&gpus));
     families.extend(process::families());
     if app.compat == Compat::Triton {
         families.extend(triton::families(views, &app.scrapes.utilization));
+        families.extend(gpu::triton_families(&gpus));
     }
     families
 }
@@ -227,6 +232,21 @@ fn memory(app: &App) -> Vec<Family<'static>> {
         Family::new(&d::EVICTIONS)
             .with(["room".into()], report.evictions)
             .with(["unused".into()], report.expired),
+    ]
+}
+
+/// How the ports are encrypted, where they are.
+fn tls(app: &App) -> Vec<Family<'static>> {
+    let Some(tls) = &app.tls else { return Vec::new() };
+    let mut handshakes = Family::new(&d::TLS_HANDSHAKES);
+    for result in Handshake::ALL {
+        handshakes.push([result.name().into()], tls.handshakes(result));
+    }
+    let [taken, refused] = tls.reloads();
+    vec![
+        handshakes,
+        Family::single(&d::TLS_EXPIRES, tls.expires()),
+        Family::new(&d::TLS_RELOADS).with(["loaded".into()], taken).with(["failed".into()], refused),
     ]
 }
 

@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Mutex;
 
 use super::family::Family;
+use super::gpu::Gpus;
 use super::negotiate::{Form, negotiate};
 use super::process::Utilization;
 use super::{collect, protobuf, text};
@@ -28,6 +29,7 @@ pub(crate) struct Scrapes {
     last: [Mutex<Option<Written>>; Form::ALL.len()],
     /// The machine's, as Triton tells it.
     pub(super) utilization: Utilization,
+    pub(super) gpus: Gpus,
 }
 
 struct Written {

@@ -119,6 +119,14 @@ pub(crate) struct Caller {
 impl Caller {
     /// Reads headers, or the metadata of a call.
     pub fn of(headers: &HeaderMap) -> Self {
+        Self::read(headers, headers.contains_key(TRACEPARENT))
+    }
+
+    /// The same, of headers that are known to have a `traceparent` or not.
+    pub fn read(headers: &HeaderMap, has_parent: bool) -> Self {
+        if !has_parent {
+            return Self::default();
+        }
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (Some(parent), None) = (parents.next(), parents.next()) else { return Self::default() };
         let context = SpanContext::parse(parent.as_bytes());
