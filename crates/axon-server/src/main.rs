@@ -9,6 +9,7 @@ use std::time::Duration;
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
 };
+use axon::residency::EvictionPolicy;
 use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
 use axon_server::tls::TlsFiles;
@@ -108,6 +109,10 @@ struct Arguments {
     /// cgroup has, less a tenth of that, or 256 MiB where that is more
     #[arg(long, value_name = "SIZE", value_parser = axon_server::size)]
     memory_budget: Option<u64>,
+    /// value or lru: which models leave first in mode auto. value: those whose bytes save the least time of loading; lru:
+    /// those that were used longest ago, to compare with
+    #[arg(long, default_value_t)]
+    eviction_policy: EvictionPolicy,
     /// How often the repository is looked at in mode poll, in seconds; 0 leaves it to the system to tell of changes
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
     repository_poll_secs: u64,
@@ -121,6 +126,17 @@ struct Arguments {
     /// The bytes of address space that a trial may take; chosen by the model's size by default
     #[arg(long, value_name = "BYTES")]
     load_check_bytes: Option<u64>,
+    #[command(flatten)]
+    cache: CacheArguments,
+    /// The name of a lone model file's model; the file's by default
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    trace: TraceArguments,
+}
+
+#[derive(clap::Args)]
+struct CacheArguments {
     /// Where models are kept as they are made ready for this machine, to load faster: a folder, or off;
     /// `$XDG_CACHE_HOME/axon/models` by default
     #[arg(long, value_name = "DIR|off")]
@@ -128,11 +144,10 @@ struct Arguments {
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
     #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
-    /// The name of a lone model file's model; the file's by default
+    /// Has an imported model answer before its weights are packed, within milliseconds of its load, until they are; those
+    /// answers may differ in their last bits from the later ones
     #[arg(long)]
-    name: Option<String>,
-    #[command(flatten)]
-    trace: TraceArguments,
+    quick_load: bool,
 }
 
 #[derive(clap::Args)]
@@ -234,12 +249,14 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
+    options.config.eviction_policy = arguments.eviction_policy;
     options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
-    cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));
-    cache.folder = arguments.model_cache.filter(|_| cache.is_on);
-    cache.max_bytes = arguments.model_cache_size;
+    cache.is_on = arguments.cache.model_cache.as_deref() != Some(Path::new("off"));
+    cache.folder = arguments.cache.model_cache.filter(|_| cache.is_on);
+    cache.max_bytes = arguments.cache.model_cache_size;
+    cache.quick_load = arguments.cache.quick_load;
     let check = &mut options.config.load_check;
     check.mode = arguments.load_check;
     check.time = Duration::from_secs(arguments.load_check_secs);

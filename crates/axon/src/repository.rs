@@ -20,6 +20,7 @@ mod host_memory;
 mod keeper;
 mod model;
 mod overrides;
+mod packing;
 mod reaper;
 mod recall;
 mod residents;
@@ -154,7 +155,7 @@ impl ModelRepository {
         let (source, found) = Source::open(path, &config)?;
         let table = Arc::new(Table::default());
         if config.control == ControlMode::Auto {
-            let residents = Residents::open(&table, &found, config.memory_budget);
+            let residents = Residents::open(&table, &found, &config);
             table.tell_departures({
                 let residents = Arc::downgrade(&residents);
                 move |place| {
