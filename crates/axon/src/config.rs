@@ -385,6 +385,8 @@ pub struct ServerConfig {
     pub memory_budget: Option<u64>,
     /// Which models leave first in [`ControlMode::Auto`].
     pub eviction_policy: EvictionPolicy,
+    /// The bytes of answers that are kept, of all models that ask for it; 0 keeps none.
+    pub response_cache: ResponseCacheSize,
     /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
     /// one of a GPU, and never fewer than one model alone uses.
     pub lanes: Option<NonZeroUsize>,
@@ -393,6 +395,16 @@ pub struct ServerConfig {
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,
+}
+
+/// Bytes of answers that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseCacheSize(pub usize);
+
+impl Default for ResponseCacheSize {
+    fn default() -> Self {
+        Self(64 << 20)
+    }
 }
 
 /// A time between two looks at the repository. **Source:** Triton's `--repository-poll-secs` for the default.
