@@ -22,6 +22,7 @@ mod model;
 mod overrides;
 mod reaper;
 mod recall;
+mod reserved;
 mod residents;
 mod scan;
 mod sequencer;
@@ -33,8 +34,8 @@ mod turns;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
@@ -45,6 +46,7 @@ use crate::metrics::Registry;
 use crate::scheduler::{Host, Timer};
 use keeper::Keeping;
 use reaper::Reaper;
+use reserved::Reserved;
 use residents::Residents;
 use source::Source;
 use table::Table;
@@ -139,6 +141,7 @@ pub struct ModelRepository {
     /// Which models stay loaded, in mode `auto`.
     keeping: Option<Keeping>,
     metrics: Registry,
+    reserved: OnceLock<Reserved>,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -197,6 +200,7 @@ impl ModelRepository {
             host: Host { timer: Timer::start()?, lanes },
             loads: AtomicU64::new(0),
             keeping,
+            reserved: OnceLock::new(),
             reaper: Reaper::start()?,
         })
     }
