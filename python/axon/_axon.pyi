@@ -39,6 +39,7 @@ class NativeConfig(TypedDict):
     load_models: list[str]
     memory_budget: int | None
     repository_poll_s: int
+    aliases: str | None
     load_check: str
     load_check_s: int
     load_check_bytes: int | None

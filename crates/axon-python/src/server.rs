@@ -83,6 +83,7 @@ pub struct NativeConfig {
     load_models: Vec<String>,
     memory_budget: Option<u64>,
     repository_poll_s: u64,
+    aliases: Option<PathBuf>,
     load_check: String,
     load_check_s: u64,
     load_check_bytes: Option<u64>,
@@ -102,6 +103,7 @@ impl NativeConfig {
             memory_budget: self.memory_budget,
             lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
+            aliases: self.aliases,
             load_check: LoadCheckConfig {
                 mode: self.load_check.parse().map_err(|problem| Error::invalid("load_check", problem))?,
                 command: self.load_check_command,

@@ -1,9 +1,11 @@
 //! The protocol over HTTP: which verb a request asks for, and how its answer is told.
 
+mod aliases;
 mod infer;
 
 use std::sync::Arc;
 
+use axon::alias::Routed;
 use axon::metrics::{Code, Observed, Protocol};
 use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -97,10 +99,18 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } if verb.infers() => {
+            let routed = match app.server.route(name, version, aliases::key(&head.headers)?) {
+                Ok(routed) => routed,
+                Err(error) => return Ok(lost(app, &error, head.uri.path())),
+            };
+            let (name, version) = match &routed {
+                Some(routed) => (routed.to().model.as_str(), routed.to().version),
+                None => (name, version),
+            };
             let mut observed = app.server.observe(Protocol::Http, Some(name), version);
             let span = infer::span(app, &head, name, version, verb);
             observed.set_trace(span.kept_trace());
-            let asked = Asked { head: &head, name, version, span: &span };
+            let asked = Asked { head: &head, name, version, span: &span, routed: routed.as_ref() };
             let answered = infer::answer(app, asked, verb, incoming, &mut observed).await;
             let response = answered.unwrap_or_else(|error| {
                 observed.refuse(&error);
@@ -112,8 +122,8 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
         }
         Route::Model { name, version, verb } => {
             let span = Span::none();
-            let answered =
-                model(app, Asked { head: &head, name, version, span: &span }, verb, incoming).await;
+            let asked = Asked { head: &head, name, version, span: &span, routed: None };
+            let answered = model(app, asked, verb, incoming).await;
             Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
         }
         Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
@@ -124,6 +134,7 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
         }
         Route::Metrics => metrics::answer(app, &head.headers).await,
         Route::Residency => document(&residency::report(app)),
+        Route::Aliases | Route::Alias(_) => aliases::answer(app, &route, &head, incoming).await,
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, &head, incoming).await?;
@@ -198,6 +209,8 @@ struct Asked<'a> {
     name: &'a str,
     version: Option<u64>,
     span: &'a Span,
+    /// Where the alias leads that was asked for, if one was: to that name and version.
+    routed: Option<&'a Routed>,
 }
 
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
@@ -215,7 +228,8 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::Recent => document(&overview::recent(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::TraceSetting => {
-            document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
+            let traced = verbs::main_destination(app, name)?.model;
+            document(&admin::trace(app, Some(&traced), change(app, head, incoming).await?)?)
         }
         ModelVerb::Config => {
             app.server.loaded_model(name, version, None).await?;

@@ -37,20 +37,27 @@ def ask(url: str, path: str, member: str) -> dict[str, Any]:
     return document
 
 
-def tell(url: str, path: str, *, timeout_s: float) -> None:
-    """Have the server at `url` do what `path` says, and wait `timeout_s` seconds for it at most.
+def tell(url: str, path: str, *, timeout_s: float, method: str = "POST", body: object = None) -> Any:  # noqa: ANN401
+    """Have the server at `url` do what `path` says, and wait `timeout_s` seconds for it at most; return its JSON.
+
+    Args:
+        url: The server, with or without a scheme.
+        path: Below the server's address, without a slash in front.
+        timeout_s: Seconds to wait for the answer.
+        method: The method of HTTP.
+        body: What is sent as JSON; nothing when None.
 
     Raises:
         AxonError: The server cannot be asked or refuses.
     """
-    _exchange(base_of(url), "POST", path, timeout_s)
+    return _exchange(base_of(url), method, path, timeout_s, body)
 
 
-def _exchange(base: str, method: str, path: str, timeout_s: float) -> Any:  # noqa: ANN401 - JSON is anything
+def _exchange(base: str, method: str, path: str, timeout_s: float, body: object = None) -> Any:  # noqa: ANN401 - JSON
     import httpx2  # noqa: PLC0415 - the command line starts without it
 
     try:
-        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s)
+        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s, json=body)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
     try:

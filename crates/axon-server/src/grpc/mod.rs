@@ -108,6 +108,8 @@ struct Call {
     /// A stream ends with the first error, instead of going on.
     error_ends_stream: bool,
     caller: Caller,
+    /// By which an alias chooses a target.
+    key: Option<Vec<u8>>,
     /// When its headers had come.
     came: Instant,
 }
@@ -124,6 +126,7 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
         timeout: wire::timeout(&head.headers)?,
         error_ends_stream,
         caller: Caller::of(&head.headers),
+        key: crate::aliases::key(&head.headers)?.map(<[u8]>::to_vec),
         came: Instant::now(),
     };
     let mut messages = Messages::new(incoming, encoding, app.body_limit);

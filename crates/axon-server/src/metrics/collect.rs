@@ -10,7 +10,7 @@ use axon::scheduler::Load;
 use super::declared as d;
 use super::declared::Metric;
 use super::family::{Family, Label, Value};
-use super::{process, triton};
+use super::{aliases, process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
@@ -44,6 +44,7 @@ pub(super) fn families(app: &App) -> Vec<Family> {
     families.extend(loads(&views));
     families.extend(models(&views));
     families.extend(memory(app));
+    families.extend(aliases::families(app));
     families.extend(server(app));
     families.extend(process::families());
     if app.compat == Compat::Triton {

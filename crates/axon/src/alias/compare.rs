@@ -68,6 +68,7 @@ fn difference(one: &Tensor, other: &Tensor) -> Difference {
 }
 
 /// The largest differences of elements of `SIZE` bytes.
+#[expect(clippy::float_cmp, reason = "whether values are the same is asked, not whether they are close")]
 fn numbers<const SIZE: usize>(one: &[u8], other: &[u8], read: impl Fn([u8; SIZE]) -> f64) -> Difference {
     let (one, other) = (one.as_chunks::<SIZE>().0, other.as_chunks::<SIZE>().0);
     let (mut absolute, mut relative, mut differs) = (0.0_f64, 0.0_f64, false);

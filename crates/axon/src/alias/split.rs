@@ -77,7 +77,7 @@ fn greatest_common_divisor(one: u64, other: u64) -> u64 {
 }
 
 /// The same on every host and in every version, so that a key keeps its target. **Source:** FNV-1a, with the finalizer of
-/// MurmurHash3, since FNV's upper bits hardly depend on the last bytes.
+/// `MurmurHash3`, since FNV's upper bits hardly depend on the last bytes.
 fn hash(name: &str, key: &[u8]) -> u64 {
     let bytes = name.bytes().chain([0]).chain(key.iter().copied());
     let mut hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
