@@ -13,6 +13,7 @@ use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::tls::TlsFiles;
 use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
@@ -82,6 +83,7 @@ pub struct NativeConfig {
     control: String,
     load_models: Vec<String>,
     memory_budget: Option<u64>,
+    eviction_policy: String,
     repository_poll_s: u64,
     aliases: Option<PathBuf>,
     load_check: String,
@@ -91,6 +93,7 @@ pub struct NativeConfig {
     model_cache: bool,
     model_cache_folder: Option<PathBuf>,
     model_cache_bytes: u64,
+    quick_load: bool,
 }
 
 impl NativeConfig {
@@ -101,6 +104,10 @@ impl NativeConfig {
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
             memory_budget: self.memory_budget,
+            eviction_policy: self
+                .eviction_policy
+                .parse()
+                .map_err(|problem| Error::invalid("eviction_policy", problem))?,
             lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
             aliases: self.aliases,
@@ -115,6 +122,7 @@ impl NativeConfig {
                 is_on: self.model_cache,
                 folder: self.model_cache_folder,
                 max_bytes: self.model_cache_bytes,
+                quick_load: self.quick_load,
                 ..ModelCacheConfig::default()
             },
             ..ServerConfig::default()
@@ -339,6 +347,9 @@ pub struct NativeServe {
     grpc_port: Option<u16>,
     metrics_port: u16,
     metrics: String,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
     max_request_bytes: usize,
     allow_client_shm: bool,
     compat: String,
@@ -368,6 +379,9 @@ impl NativeServe {
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
     let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
+    let tls = TlsFiles::of_options(options.tls_cert, options.tls_key, options.tls_client_ca)
+        .map_err(|problem| Error::new(ErrorKind::InvalidRequest, problem))
+        .or_raise(py)?;
     logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
@@ -385,7 +399,7 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
     let mut config = config.parse().or_raise(py)?;
     config.metrics =
         options.metrics.parse().map_err(|problem| Error::invalid("metrics", problem)).or_raise(py)?;
-    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, wire, config };
+    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, tls, wire, config };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
 }
 

@@ -1,7 +1,7 @@
 //! `/v2/aliases`: names that stand for models, and what is told of them; and what a request by an alias says and is told.
 
 use axon::Result;
-use axon::alias::{AliasReport, Declared, Destination, Dropped, ShadowCounts, TargetCounts};
+use axon::alias::{AliasReport, Declared, Destination, Dropped, Routed, ShadowCounts, TargetCounts};
 use axon::metrics::HistogramSnapshot;
 use axon::request::InferenceResponse;
 use bytes::Bytes;
@@ -34,6 +34,22 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&[u8]>> {
         ));
     }
     Ok(Some(key))
+}
+
+/// Chooses the target of a request for `name`; `None` when that is no alias. Where there are none, no header is looked at.
+///
+/// # Errors
+/// As for [`key`], and for an alias with a version.
+pub(crate) fn route(
+    app: &App,
+    name: &str,
+    version: Option<u64>,
+    headers: &HeaderMap,
+) -> Result<Option<Routed>> {
+    if !app.server.has_aliases() {
+        return Ok(None);
+    }
+    app.server.route(name, version, key(headers)?)
 }
 
 /// Who answered, for a header.

@@ -28,6 +28,7 @@ pub mod openapi;
 mod origin;
 mod overview;
 pub mod page;
+mod present;
 pub mod proto;
 mod residency;
 pub mod route;
@@ -39,8 +40,10 @@ mod size;
 mod spread;
 pub mod status;
 mod timing;
+pub mod tls;
 pub mod trace;
 mod verbs;
+mod wakes;
 
 pub use residency::Keep;
 pub use size::size;

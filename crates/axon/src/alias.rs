@@ -151,8 +151,13 @@ impl Aliases {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether there is any.
+    pub fn are_any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     fn find(&self, name: &str) -> Option<Arc<Alias>> {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.are_any() {
             return None;
         }
         self.table.read().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone)

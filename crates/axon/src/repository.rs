@@ -20,6 +20,7 @@ mod host_memory;
 mod keeper;
 mod model;
 mod overrides;
+mod packing;
 mod reaper;
 mod recall;
 mod reserved;
@@ -60,7 +61,7 @@ pub use model::Model;
 pub use overrides::{LoadOverrides, MAX_CONFIG_BYTES, MAX_FILE_BYTES, MAX_FILES};
 pub use residents::{ResidencyReport, Resident};
 pub use scan::{Found, check_name, scan, scan_model, scan_model_with};
-pub use ticket::Ticket;
+pub use ticket::{Ticket, Wake};
 
 /// What is known of a version.
 #[derive(Clone)]
@@ -157,7 +158,7 @@ impl ModelRepository {
         let (source, found) = Source::open(path, &config)?;
         let table = Arc::new(Table::default());
         if config.control == ControlMode::Auto {
-            let residents = Residents::open(&table, &found, config.memory_budget);
+            let residents = Residents::open(&table, &found, &config);
             table.tell_departures({
                 let residents = Arc::downgrade(&residents);
                 move |place| {

@@ -33,6 +33,7 @@ use crate::request::{InferenceRequest, InferenceResponse};
 use crate::signature::Signature;
 use alias_file::AliasFile;
 use aliased::routed_model;
+use resident::waited;
 
 /// How long [`InferenceServer::close`] waits for what has been accepted.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
@@ -288,12 +289,14 @@ impl InferenceServer {
         let mut request = request.into();
         let mut routed = self.take_route(&mut request)?;
         let observed = self.observe_in_process(&request);
+        let (model, load) = match self.load_routed(&mut routed, &mut request).await {
+            Ok((model, load)) => (Ok(model), load),
+            Err(error) => (Err(error), Duration::ZERO),
+        };
         let (sender, receiver) = oneshot::channel();
-        let model = self.load_routed(&mut routed, &mut request).await;
         let reply = self.watched(routed.clone(), &request, move |answer| drop(sender.send(answer)));
-        let model = routed_model(routed.as_ref(), model);
-        let ticket = submit_counted(observed, model, request, reply)?;
-        ticket.finish(receiver).await
+        let ticket = submit_counted(observed, routed_model(routed.as_ref(), model), request, reply)?;
+        ticket.finish(receiver).await.map(|response| waited(response, load))
     }
 
     /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the

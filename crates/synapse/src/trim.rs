@@ -1,4 +1,4 @@
-//! Memory that was freed goes back to the system.
+//! glibc's allocator: what it has handed out, how it spreads it, and that what was freed goes back to the system.
 
 /// Gives what the C library's allocator holds free back to the system; does nothing where it is not glibc's, which gives
 /// back by itself or cannot be asked. Takes milliseconds.
@@ -12,5 +12,108 @@ pub fn trim() {
         }
         // Whether there was anything to give back makes no difference.
         let _ = malloc_trim(0);
+    }
+}
+
+/// Has the C library's allocator spread what is allocated over at most `count` heaps, from now on; does nothing where it
+/// is not glibc's, or where the user has said how many by `MALLOC_ARENA_MAX` or `GLIBC_TUNABLES`. Affects the whole
+/// process: for whoever owns it.
+///
+/// Each heap keeps what is free below its last block in use. With glibc's eight for each core, and a thread for each load,
+/// models that come and go leave half as much again as they take.
+/// **Source:** `benchmarks/residency/server.py`; `M_ARENA_MAX` of glibc's `malloc.h`.
+pub fn bound_heaps(count: usize) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const M_ARENA_MAX: i32 = -8;
+        // SAFETY: glibc's own function, which takes any numbers and locks what it touches; the declaration is that of
+        // `malloc.h`.
+        unsafe extern "C" {
+            safe fn mallopt(parameter: i32, value: i32) -> i32;
+        }
+        let is_said = std::env::var_os("MALLOC_ARENA_MAX").is_some()
+            || std::env::var("GLIBC_TUNABLES").is_ok_and(|text| text.contains("glibc.malloc.arena_max"));
+        if is_said {
+            return;
+        }
+        // It fails for parameters that it does not know, and then nothing is changed.
+        let _ = mallopt(M_ARENA_MAX, i32::try_from(count).unwrap_or(i32::MAX));
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = count;
+}
+
+/// What the C library's allocator has handed out and not got back, to be compared with another moment's.
+#[derive(Clone, Copy, Debug)]
+pub struct Allocated {
+    /// From its heaps, modulo 2^32.
+    heaps: u32,
+    /// In blocks of their own, modulo 2^32.
+    blocks: u32,
+}
+
+impl Allocated {
+    /// Now; `None` where the allocator is not glibc's. Looks through what is free, which takes microseconds to
+    /// milliseconds.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        {
+            /// **Source:** glibc's `malloc.h`. `mallinfo2`, which has wider numbers, is missing before glibc 2.33.
+            #[repr(C)]
+            struct MallInfo {
+                arena: i32,
+                ordblks: i32,
+                smblks: i32,
+                hblks: i32,
+                hblkhd: i32,
+                usmblks: i32,
+                fsmblks: i32,
+                uordblks: i32,
+                fordblks: i32,
+                keepcost: i32,
+            }
+            // SAFETY: glibc's own function, which has no preconditions and locks what it reads; the declarations are
+            // those of `malloc.h`.
+            unsafe extern "C" {
+                safe fn mallinfo() -> MallInfo;
+            }
+            let info = mallinfo();
+            Some(Self { heaps: info.uordblks.cast_unsigned(), blocks: info.hblkhd.cast_unsigned() })
+        }
+        #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+        None
+    }
+
+    /// The bytes more than at `before`; 0 where there are fewer. Right as long as it is less than 2 GiB.
+    #[must_use]
+    pub fn more_than(self, before: Self) -> u64 {
+        let more = |now: u32, before: u32| i64::from(now.wrapping_sub(before).cast_signed());
+        let sum = more(self.heaps, before.heaps) + more(self.blocks, before.blocks);
+        u64::try_from(sum).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_handed_out_shows_also_past_the_widest_number() {
+        let at = |heaps, blocks| Allocated { heaps, blocks };
+        assert_eq!(at(10, 5).more_than(at(3, 1)), 11);
+        assert_eq!(at(10, 0).more_than(at(u32::MAX, 0)), 11);
+        assert_eq!(at(10, 100).more_than(at(20, 50)), 40, "between the two");
+        assert_eq!(at(0, 0).more_than(at(20, 50)), 0);
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn a_block_in_use_counts() {
+        let before = Allocated::now().unwrap();
+        // Other tests allocate meanwhile, far less.
+        let block = vec![1_u8; 64 << 20];
+        let more = Allocated::now().unwrap().more_than(before);
+        assert!((60 << 20..70 << 20).contains(&more), "{more} bytes, of {}", block.len());
     }
 }

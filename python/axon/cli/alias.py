@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from axon.cli.ask import URL, ask, tell
+from axon.cli.options import add_trust_options, trust
 from axon.cli.parser import bounded, model_name
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def add_to(commands: Commands) -> None:
     )
     for action, run in ((listing, _list), (showing, _show), (setting, _set), (removing, _remove), (rereading, _reread)):
         action.add_argument("--url", default=URL, help=f"the server (default: {URL})")
+        add_trust_options(action)
         action.set_defaults(run=run)
     for action in (listing, showing):
         action.add_argument("--json", action="store_true", help="print JSON as the server has it (/v2/aliases)")
@@ -102,13 +104,13 @@ def _path(chosen: argparse.Namespace) -> str:
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    document = ask(chosen.url, "v2/aliases", "aliases")
+    document = ask(chosen.url, "v2/aliases", "aliases", trust(chosen))
     print(json.dumps(document, indent=2) if chosen.json else "\n".join(lines(document["aliases"])))
     return 0
 
 
 def _show(chosen: argparse.Namespace) -> int:
-    alias = ask(chosen.url, _path(chosen), "targets")
+    alias = ask(chosen.url, _path(chosen), "targets", trust(chosen))
     print(json.dumps(alias, indent=2) if chosen.json else "\n".join([*lines([alias]), *_shadow_lines(alias)]))
     return 0
 
@@ -117,19 +119,19 @@ def _set(chosen: argparse.Namespace) -> int:
     body: dict[str, Any] = {"targets": chosen.targets}
     if chosen.shadow:
         body["shadow"] = chosen.shadow
-    alias = tell(chosen.url, _path(chosen), timeout_s=chosen.timeout, method="PUT", body=body)
+    alias = tell(chosen.url, _path(chosen), timeout_s=chosen.timeout, trust=trust(chosen), method="PUT", body=body)
     print("\n".join(lines([alias])))
     return 0
 
 
 def _remove(chosen: argparse.Namespace) -> int:
-    tell(chosen.url, _path(chosen), timeout_s=_HOUR_S, method="DELETE")
+    tell(chosen.url, _path(chosen), timeout_s=_HOUR_S, trust=trust(chosen), method="DELETE")
     print(f"{chosen.name}: removed")
     return 0
 
 
 def _reread(chosen: argparse.Namespace) -> int:
-    document = tell(chosen.url, "v2/aliases", timeout_s=chosen.timeout)
+    document = tell(chosen.url, "v2/aliases", timeout_s=chosen.timeout, trust=trust(chosen))
     print("\n".join(lines(document["aliases"])))
     return 0
 

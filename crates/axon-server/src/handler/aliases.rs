@@ -7,16 +7,17 @@ use hyper::{Method, Response};
 
 use super::{document, plain_body};
 use crate::aliases;
-pub(super) use crate::aliases::key;
+pub(super) use crate::aliases::route;
 use crate::app::App;
 use crate::body::Frames;
+use crate::present::Present;
 use crate::route::Route;
 
 /// Answers what is asked of all aliases or of one.
 pub(super) async fn answer(
     app: &App,
     route: &Route<'_>,
-    head: &Parts,
+    (head, present): (&Parts, Present<'_>),
     incoming: Incoming,
 ) -> Result<Response<Frames>> {
     let is_look = matches!(head.method, Method::GET | Method::HEAD);
@@ -26,7 +27,7 @@ pub(super) async fn answer(
             _ => document(&aliases::all(app)),
         };
     }
-    let body = plain_body(app, head, incoming).await?;
+    let body = plain_body(app, present, incoming).await?;
     let told = match route {
         Route::Aliases => aliases::reread(app).await?,
         Route::Alias(name) if head.method == Method::DELETE => aliases::remove(app, name)?,

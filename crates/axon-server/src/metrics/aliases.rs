@@ -4,30 +4,28 @@ use axon::alias::{AliasReport, Destination, Dropped};
 
 use super::declared as d;
 use super::family::{Family, Label};
-use crate::app::App;
 
 /// Nothing where there are no aliases.
-pub(super) fn families(app: &App) -> Vec<Family> {
-    let aliases = app.server.aliases();
+pub(super) fn families(aliases: &[AliasReport]) -> Vec<Family<'_>> {
     if aliases.is_empty() {
         return Vec::new();
     }
     let mut requests = Family::new(&d::ALIAS_REQUESTS);
     let mut durations = Family::new(&d::ALIAS_DURATION);
-    for alias in &aliases {
+    for alias in aliases {
         for (target, counts) in alias.declared.targets().iter().zip(&alias.targets) {
             let [name, model, version] = labels(alias, &target.to);
-            durations.push([name.clone(), model.clone(), version.clone()], counts.durations.clone());
+            durations.push([name.clone(), model.clone(), version.clone()], &counts.durations);
             requests.push([name.clone(), model.clone(), version.clone(), "answered".into()], counts.answered);
             requests.push([name, model, version, "unanswered".into()], counts.unanswered);
         }
     }
     let mut families = vec![requests, durations];
-    families.extend(shadows(&aliases));
+    families.extend(shadows(aliases));
     families
 }
 
-fn shadows(aliases: &[AliasReport]) -> Vec<Family> {
+fn shadows(aliases: &[AliasReport]) -> Vec<Family<'_>> {
     let mut answers = Family::new(&d::SHADOW_ANSWERS);
     let mut dropped = Family::new(&d::SHADOW_DROPPED);
     let mut shadow_durations = Family::new(&d::SHADOW_DURATION);
@@ -45,8 +43,8 @@ fn shadows(aliases: &[AliasReport]) -> Vec<Family> {
             dropped.push(with(cause.name()), count);
         }
         let [name, model, version] = labels(alias, &shadow.to);
-        shadow_durations.push([name.clone(), model.clone(), version.clone()], counts.shadow.clone());
-        primary_durations.push([name, model, version], counts.primary.clone());
+        shadow_durations.push([name.clone(), model.clone(), version.clone()], &counts.shadow);
+        primary_durations.push([name, model, version], &counts.primary);
     }
     if any { vec![answers, dropped, shadow_durations, primary_durations] } else { Vec::new() }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axon::alias::AliasReport;
 use axon::metrics::{ModelSnapshot, Outcome, Protocol, UNKNOWN};
 use axon::onnx::runtime_version;
 use axon::repository::{Model, State};
@@ -10,11 +11,12 @@ use axon::scheduler::Load;
 use super::declared as d;
 use super::declared::Metric;
 use super::family::{Family, Label, Value};
-use super::{aliases, process, triton};
+use super::{aliases, gpu, process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
 use crate::logging;
+use crate::tls::Handshake;
 
 /// What is known of a version at one moment.
 pub(super) struct View {
@@ -36,24 +38,28 @@ impl View {
     }
 }
 
-/// Everything that is told.
-pub(super) fn families(app: &App) -> Vec<Family> {
-    let views = views(app);
-    let mut families = requests(&views);
-    families.extend(observations(&views));
-    families.extend(loads(&views));
-    families.extend(models(&views));
+/// Everything that is told; `views` are what [`views`] has read, `aliases` what is known of those.
+pub(super) fn families<'a>(app: &App, views: &'a [View], aliases: &'a [AliasReport]) -> Vec<Family<'a>> {
+    let mut families = requests(views);
+    families.extend(observations(views));
+    families.extend(loads(views));
+    families.extend(models(views));
     families.extend(memory(app));
-    families.extend(aliases::families(app));
+    families.extend(aliases::families(aliases));
     families.extend(server(app));
+    families.extend(tls(app));
+    let gpus = app.scrapes.gpus.look();
+    families.extend(gpu::families(&gpus));
     families.extend(process::families());
     if app.compat == Compat::Triton {
-        families.extend(triton::families(&views, &app.scrapes.utilization));
+        families.extend(triton::families(views, &app.scrapes.utilization));
+        families.extend(gpu::triton_families(&gpus));
     }
     families
 }
 
-fn views(app: &App) -> Vec<View> {
+/// Reads the counters of every version.
+pub(super) fn views(app: &App) -> Vec<View> {
     let mut states = app.server.models();
     let mut state_of = |name: &str, version: u64| {
         let index =
@@ -77,11 +83,11 @@ fn views(app: &App) -> Vec<View> {
 }
 
 /// The family of one sample for each version of which `value` says something.
-pub(super) fn each<'a, V: Into<Value>>(
+pub(super) fn each<'a, V: Into<Value<'a>>>(
     metric: &'static Metric,
     views: impl IntoIterator<Item = &'a View>,
-    value: impl Fn(&View) -> Option<V>,
-) -> Family {
+    value: impl Fn(&'a View) -> Option<V>,
+) -> Family<'a> {
     let mut family = Family::new(metric);
     for view in views {
         if let Some(value) = value(view) {
@@ -91,7 +97,7 @@ pub(super) fn each<'a, V: Into<Value>>(
     family
 }
 
-fn requests(views: &[View]) -> Vec<Family> {
+fn requests(views: &[View]) -> Vec<Family<'_>> {
     let mut received = Family::new(&d::REQUESTS_RECEIVED);
     let mut ended = Family::new(&d::REQUESTS);
     let mut refused = Family::new(&d::REQUESTS_REFUSED);
@@ -122,26 +128,32 @@ fn requests(views: &[View]) -> Vec<Family> {
     vec![received, ended, refused, in_flight]
 }
 
-fn observations(views: &[View]) -> Vec<Family> {
+fn observations(views: &[View]) -> Vec<Family<'_>> {
     // What has no model has no answers.
     let models = || views.iter().filter(|view| view.is_model);
     vec![
-        each(&d::REQUEST_DURATION, models(), |view| Some(view.counted.observations.total.clone())),
-        each(&d::QUEUE_DURATION, models(), |view| Some(view.counted.observations.queue.clone())),
-        each(&d::COMPUTE_DURATION, models(), |view| Some(view.counted.observations.compute.clone())),
-        each(&d::REQUEST_SIZE, models(), |view| Some(view.counted.observations.request_bytes.clone())),
-        each(&d::RESPONSE_SIZE, models(), |view| Some(view.counted.observations.response_bytes.clone())),
-        each(&d::BATCH_ROWS, models(), |view| Some(view.counted.observations.batch_rows.clone())),
+        each(&d::REQUEST_DURATION, models(), |view| Some(&view.counted.observations.total)),
+        each(&d::QUEUE_DURATION, models(), |view| Some(&view.counted.observations.queue)),
+        each(&d::COMPUTE_DURATION, models(), |view| Some(&view.counted.observations.compute)),
+        each(&d::REQUEST_SIZE, models(), |view| Some(&view.counted.observations.request_bytes)),
+        each(&d::RESPONSE_SIZE, models(), |view| Some(&view.counted.observations.response_bytes)),
+        each(&d::BATCH_ROWS, models(), |view| Some(&view.counted.observations.batch_rows)),
         each(&d::LATENCY_TARGET, models(), |view| Some(view.counted.latency_target)),
         each(&d::LATE_ANSWERS, models(), |view| Some(view.counted.late)),
     ]
 }
 
 /// What is known of versions that are ready.
-fn loads(views: &[View]) -> Vec<Family> {
-    let of = |metric, value: &dyn Fn(&Model, &Load) -> Option<Value>| {
+fn loads(views: &[View]) -> Vec<Family<'_>> {
+    let of = |metric, value: &dyn Fn(&Model, &Load) -> Option<Value<'static>>| {
         each(metric, views, |view| view.ready.as_ref().and_then(|(model, load)| value(model, load)))
     };
+    let mut sizes = Family::new(&d::MODEL_SIZE);
+    for (view, (model, _)) in views.iter().filter_map(|view| Some((view, view.ready.as_ref()?))) {
+        if let Some(outline) = model.outline() {
+            sizes.push(view.and(model.config().device.name()), outline.size);
+        }
+    }
     let mut curve = Family::new(&d::LEARNED_RUN);
     for (view, load) in views.iter().filter_map(|view| Some((view, &view.ready.as_ref()?.1))) {
         for &(rows, duration) in &load.curve {
@@ -165,6 +177,7 @@ fn loads(views: &[View]) -> Vec<Family> {
             Some(model.statistics().instance_restarts.load(std::sync::atomic::Ordering::Relaxed).into())
         }),
         of(&d::MAX_BATCH_ROWS, &|_, load| Some(load.max_batch_rows.into())),
+        sizes,
     ]
 }
 
@@ -179,7 +192,7 @@ fn state_name(state: &State) -> &'static str {
     }
 }
 
-fn models(views: &[View]) -> Vec<Family> {
+fn models(views: &[View]) -> Vec<Family<'_>> {
     const STATES: [&str; 5] = ["loading", "ready", "unloading", "unloaded", "failed"];
     let mut states = Family::new(&d::MODEL_STATE);
     let mut loads = Family::new(&d::MODEL_LOADS);
@@ -203,7 +216,7 @@ fn models(views: &[View]) -> Vec<Family> {
 }
 
 /// What the models take that come and go by themselves.
-fn memory(app: &App) -> Vec<Family> {
+fn memory(app: &App) -> Vec<Family<'static>> {
     let Some(report) = app.server.residency() else { return Vec::new() };
     let (mut bytes, mut reloads) = (Family::new(&d::MODEL_MEMORY), Family::new(&d::MODEL_RELOAD));
     for model in &report.models {
@@ -224,7 +237,22 @@ fn memory(app: &App) -> Vec<Family> {
     ]
 }
 
-fn server(app: &App) -> Vec<Family> {
+/// How the ports are encrypted, where they are.
+fn tls(app: &App) -> Vec<Family<'static>> {
+    let Some(tls) = &app.tls else { return Vec::new() };
+    let mut handshakes = Family::new(&d::TLS_HANDSHAKES);
+    for result in Handshake::ALL {
+        handshakes.push([result.name().into()], tls.handshakes(result));
+    }
+    let [taken, refused] = tls.reloads();
+    vec![
+        handshakes,
+        Family::single(&d::TLS_EXPIRES, tls.expires()),
+        Family::new(&d::TLS_RELOADS).with(["loaded".into()], taken).with(["failed".into()], refused),
+    ]
+}
+
+fn server(app: &App) -> Vec<Family<'static>> {
     let mut families = vec![Family::single(&d::READY, u64::from(app.server.ready().is_ok()))];
     let mut ports = [&d::CONNECTIONS, &d::CONNECTIONS_ACCEPTED, &d::CONNECTIONS_REFUSED, &d::ACCEPT_ERRORS]
         .map(Family::new);

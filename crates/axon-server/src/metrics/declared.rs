@@ -123,6 +123,8 @@ declare! {
         "What the last load of a version took that went well.";
     MODEL_UNLOADS = Counter "axon_model_unloads" "" ["model" "version"]
         "How often a version was unloaded.";
+    MODEL_SIZE = Gauge "axon_model_size_bytes" "bytes" ["model" "version" "device"]
+        "Bytes of the files of a version that is ready: its graph and its tensors; no sample for what has no file.";
     MEMORY_BUDGET = Gauge "axon_memory_budget_bytes" "bytes" []
         "What models may take together now; told in the control mode auto, as what follows of memory.";
     MEMORY_CHARGED = Gauge "axon_memory_charged_bytes" "bytes" []
@@ -155,12 +157,30 @@ declare! {
         "Connections that were closed at once, since as many were open as may be.";
     ACCEPT_ERRORS = Counter "axon_accept_errors" "" ["port"]
         "Connections that could not be accepted, as when the process has no descriptor left.";
+    TLS_HANDSHAKES = Counter "axon_tls_handshakes" "" ["result"]
+        "TLS handshakes that have ended, by how; told, as what follows of TLS, where TLS is spoken.";
+    TLS_EXPIRES = Gauge "axon_tls_certificate_expires_timestamp_seconds" "seconds" []
+        "When the first certificate to expire of the chain that is shown does, in seconds since 1970.";
+    TLS_RELOADS = Counter "axon_tls_reloads" "" ["outcome"]
+        "Changes of the files of TLS, by whether they were taken or those of before stay.";
     SPANS_EXPORTED = Counter "axon_trace_spans_exported" "" []
         "Spans of traces that the collector has taken; 0 without one.";
     SPANS_DROPPED = Counter "axon_trace_spans_dropped" "" []
         "Spans of traces that were given up, as when the collector is gone.";
     LOG_DROPPED = Counter "axon_log_lines_dropped" "" []
         "Lines of the log that were dropped, since nobody read them.";
+    GPU_UTILIZATION = Gauge "axon_gpu_utilization_ratio" "ratio" ["gpu" "uuid"]
+        "Part of the last moments in which the GPU ran something, 0 to 1; told, as what follows of GPUs, where NVML is.";
+    GPU_MEMORY_USED = Gauge "axon_gpu_memory_used_bytes" "bytes" ["gpu" "uuid"]
+        "Memory of the GPU that is in use, by whatever process.";
+    GPU_MEMORY_TOTAL = Gauge "axon_gpu_memory_total_bytes" "bytes" ["gpu" "uuid"]
+        "Memory of the GPU.";
+    GPU_TEMPERATURE = Gauge "axon_gpu_temperature_celsius" "celsius" ["gpu" "uuid"]
+        "Temperature of the GPU.";
+    GPU_POWER = Gauge "axon_gpu_power_watts" "watts" ["gpu" "uuid"]
+        "Power that the GPU draws.";
+    GPU_POWER_LIMIT = Gauge "axon_gpu_power_limit_watts" "watts" ["gpu" "uuid"]
+        "Power that the GPU may draw.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
     RUNTIME = Info "axon_runtime" "" ["version" "device"]
@@ -212,10 +232,22 @@ declare! {
         "Memory of the machine.";
     NV_CPU_MEMORY_USED = Gauge "nv_cpu_memory_used_bytes" "" []
         "Memory of the machine that is in use.";
+    NV_GPU_UTILIZATION = Gauge "nv_gpu_utilization" "" ["gpu_uuid"]
+        "Part of the last moments in which the GPU ran something, 0 to 1.";
+    NV_GPU_MEMORY_TOTAL = Gauge "nv_gpu_memory_total_bytes" "" ["gpu_uuid"]
+        "Memory of the GPU.";
+    NV_GPU_MEMORY_USED = Gauge "nv_gpu_memory_used_bytes" "" ["gpu_uuid"]
+        "Memory of the GPU that is in use.";
+    NV_GPU_POWER = Gauge "nv_gpu_power_usage" "" ["gpu_uuid"]
+        "Power that the GPU draws, in watts.";
+    NV_GPU_POWER_LIMIT = Gauge "nv_gpu_power_limit" "" ["gpu_uuid"]
+        "Power that the GPU may draw, in watts.";
+    NV_ENERGY = Plain "nv_energy_consumption" "" ["gpu_uuid"]
+        "Energy that the GPU has taken since the first scrape, in joules.";
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 12] = [
+const LABELS: [(&str, &str); 16] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`, `newest` where an alias says none"),
     ("alias", "an alias that is declared"),
@@ -245,9 +277,18 @@ const LABELS: [(&str, &str); 12] = [
         "outcome",
         "of loads `loaded`, `failed`; of aliases `answered`, `unanswered`; of shadows `equal`, `different`, `failed`",
     ),
+    (
+        "result",
+        "`ok`; `timeout`; `no_client_certificate` where one is asked for; `client_certificate` (the client's is expired, \
+         revoked or of an unknown authority); `server_certificate` (the client does not trust the server's); \
+         `protocol_version` (older than TLS 1.2); `not_tls`; `other`",
+    ),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
     ("port", "`http`, `grpc`, `metrics`"),
+    ("gpu", "its number, as `nvidia-smi` has it"),
+    ("uuid", "what the GPU is called everywhere"),
+    ("gpu_uuid", "the same, as Triton calls it"),
 ];
 
 /// The document `docs/metrics.md`.

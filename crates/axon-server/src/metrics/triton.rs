@@ -12,7 +12,7 @@ use super::family::{Family, Value};
 use super::process::{Utilization, machine_memory};
 
 /// What is told on top under `--compat triton`.
-pub(super) fn families(views: &[View], utilization: &Utilization) -> Vec<Family> {
+pub(super) fn families<'a>(views: &'a [View], utilization: &Utilization) -> Vec<Family<'a>> {
     let models = || views.iter().filter(|view| view.is_model);
     let statistics = |metric, read: &dyn Fn(&ModelStatistics) -> u64| {
         each(metric, models(), |view| {
@@ -49,7 +49,7 @@ pub(super) fn families(views: &[View], utilization: &Utilization) -> Vec<Family>
     families
 }
 
-fn failures<'a>(models: impl Iterator<Item = &'a View>) -> Family {
+fn failures<'a>(models: impl Iterator<Item = &'a View>) -> Family<'static> {
     const REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
     let mut family = Family::new(&d::NV_FAILURE);
     for view in models {

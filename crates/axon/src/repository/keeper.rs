@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::calm::give_way;
 use super::residents::{Loaded, Measuring, ResidencyReport, Residents, Wanted, Work, wishes};
 use super::turns::Change;
 use super::{Model, ModelRepository};
@@ -87,7 +86,7 @@ impl ModelRepository {
     /// Loads a model whose bytes are reserved.
     fn load_resident(&self, name: &str) {
         let change = Change::Load { config: None, seen: self.source.stamps(name) };
-        let outcome = self.turns.take(name, change, || give_way(|| self.load_now(name, None, &[])));
+        let outcome = self.turns.take(name, change, || self.load_now(name, None, &[]));
         if let (Err(error), Some(residents)) = (outcome, self.residents()) {
             tracing::warn!(model = name, cause = error.cause(), "a model is not served: {error}");
             residents.failed(name, &error);

@@ -40,6 +40,12 @@ impl Ticket {
         self.model.scheduler().wake();
     }
 
+    /// Leaves it to the caller to have an instance woken, once for all that came together.
+    pub fn leave_wake(&mut self) -> Wake {
+        self.is_woken = true;
+        Wake(Arc::clone(&self.model))
+    }
+
     /// Takes the request back; its reply is dropped. One that waits is never run. A run that nobody else waits for is
     /// stopped, between two nodes of the model's graph. Does nothing when it has been answered.
     pub fn cancel(mut self) {
@@ -56,7 +62,8 @@ impl Ticket {
 
     /// Has the request run and waits for the answer that its reply sends. Dropping the future cancels the request.
     ///
-    /// Other tasks that are ready queue their requests first: what has come together runs together.
+    /// Unless its wake was left to the caller ([`Ticket::leave_wake`]), other tasks that are ready queue their requests
+    /// first: what has come together runs together.
     ///
     /// # Errors
     /// What the answer says; [`ErrorKind::Internal`](crate::ErrorKind) when the sender was dropped.
@@ -65,9 +72,11 @@ impl Ticket {
         answer: oneshot::Receiver<Result<InferenceResponse>>,
     ) -> Result<InferenceResponse> {
         let mut guard = CancelOnDrop(Some(self));
-        yield_once().await;
-        if let Some(ticket) = &mut guard.0 {
-            ticket.wake();
+        if guard.0.as_ref().is_some_and(|ticket| !ticket.is_woken) {
+            yield_once().await;
+            if let Some(ticket) = &mut guard.0 {
+                ticket.wake();
+            }
         }
         let answer = answer.await;
         guard.0 = None;
@@ -81,6 +90,23 @@ impl Drop for Ticket {
         if !self.is_woken {
             self.wake();
         }
+    }
+}
+
+/// A wake that a caller owes an instance.
+#[must_use = "a request that was queued waits for it"]
+pub struct Wake(Arc<Model>);
+
+impl Wake {
+    /// Wakes an instance.
+    pub fn wake(self) {
+        self.0.scheduler().wake();
+    }
+
+    /// Whether another wakes an instance of the same version.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

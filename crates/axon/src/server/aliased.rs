@@ -1,8 +1,10 @@
 //! Requests by an alias, and what operators change of aliases.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::InferenceServer;
+use super::resident::waited;
 use crate::alias::{AliasReport, Declared, Destination, Finder, Origin, Routed};
 use crate::config::ControlMode;
 use crate::error::{Echo, Error, ErrorKind, Result};
@@ -88,6 +90,12 @@ impl InferenceServer {
         Ok(())
     }
 
+    /// Whether there is any alias.
+    #[must_use]
+    pub fn has_aliases(&self) -> bool {
+        self.inner.aliases.are_any()
+    }
+
     /// Chooses the target of a request for `name`; `None` when that is no alias. Requests with the same `key` go to the
     /// same target for as long as the alias stays as it is.
     ///
@@ -119,9 +127,11 @@ impl InferenceServer {
     ) -> Result<Ticket> {
         direct(&mut request, &routed);
         let mut routed = Some(routed);
-        let model = self.load_routed(&mut routed, &mut request).await;
+        let loaded = self.load_routed(&mut routed, &mut request).await;
+        let load = loaded.as_ref().map_or(Duration::ZERO, |(_, load)| *load);
         let reply = self.watched(routed.clone(), &request, reply);
-        routed_model(routed.as_ref(), model)?.submit(request, reply)
+        let model = routed_model(routed.as_ref(), loaded.map(|(model, _)| model))?;
+        model.submit(request, move |answer| reply(answer.map(|response| waited(response, load))))
     }
 
     /// A lease on the model of a request, as [`InferenceServer::load_first`]. Where what its alias led to has gone, and the
@@ -130,7 +140,7 @@ impl InferenceServer {
         &self,
         routed: &mut Option<Routed>,
         request: &mut InferenceRequest,
-    ) -> Result<Arc<Model>> {
+    ) -> Result<(Arc<Model>, Duration)> {
         let mut model = self.load_first(request).await;
         for _ in 1..TRIES {
             if !self.reroute(routed, request, &model)? {
@@ -158,11 +168,11 @@ impl InferenceServer {
     }
 
     /// Directs a request anew whose target has gone, if its alias leads elsewhere now.
-    fn reroute(
+    fn reroute<T>(
         &self,
         routed: &mut Option<Routed>,
         request: &mut InferenceRequest,
-        model: &Result<Arc<Model>>,
+        model: &Result<T>,
     ) -> Result<bool> {
         let (Some(before), Err(error)) = (routed.as_ref(), model) else { return Ok(false) };
         if !matches!(error.kind(), ErrorKind::ModelNotFound | ErrorKind::ModelNotReady) {
