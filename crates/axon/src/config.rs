@@ -404,6 +404,8 @@ pub struct ServerConfig {
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,
+    /// The file that declares aliases; `None` takes `aliases.toml` of a folder of models, where there is one.
+    pub aliases: Option<PathBuf>,
 }
 
 /// Bytes of answers that are kept.
