@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from axon import _axon
 from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
-from axon.cli.parser import bounded, size
+from axon.cli.parser import bounded, size, size_or_none
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -90,8 +90,29 @@ def add_to(commands: Commands) -> None:
         help="bytes that loaded models may take together in mode auto, such as 8GiB or 500MB (default: what the host "
         "or the cgroup has, less a tenth, or 256 MiB where that is more)",
     )
+    parser.add_argument(
+        "--eviction-policy",
+        choices=["value", "lru"],
+        default="value",
+        help="which models leave first in mode auto: value, those whose bytes save the least time of loading; lru, "
+        "those that were used longest ago, to compare with (default: value)",
+    )
+    parser.add_argument(
+        "--response-cache-size",
+        type=size_or_none,
+        default=64 << 20,
+        metavar="SIZE",
+        help="bytes of answers that are kept for the same questions, of all models whose configuration asks for it, "
+        "such as 64MiB; 0 keeps none (default: 64MiB)",
+    )
     _add_load_check(parser)
     add_cache_options(parser, may_be_off=True)
+    parser.add_argument(
+        "--quick-load",
+        action="store_true",
+        help="have an imported model answer before its weights are packed, within milliseconds of its load, until they "
+        "are; those answers may differ in their last bits from the later ones",
+    )
     parser.add_argument(
         "--load-model",
         action="append",
@@ -226,11 +247,14 @@ def _run(chosen: argparse.Namespace) -> int:
         cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
         memory_budget=chosen.memory_budget,
+        eviction_policy=chosen.eviction_policy,
+        quick_load=chosen.quick_load,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
         check=chosen.load_check,
         check_s=chosen.load_check_secs,
         check_bytes=chosen.load_check_bytes,
+        response_cache_bytes=chosen.response_cache_size,
     )
     native = model_config(chosen).native(chosen.name, loading=loading)
     try:
