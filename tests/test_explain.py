@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 import pytest
+from axon import Client, InvalidRequest, ModelNotFound
 from serving import AXON, serving
 
 if TYPE_CHECKING:
@@ -127,3 +128,34 @@ def test_what_cannot_be_explained_is_one_line_and_exit_code_1(
     assert end.stderr.startswith("axon explain: ")
     assert said in end.stderr
     assert end.stderr.count("\n") == 1
+
+
+def unmoved(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what does not depend on the moment at which it is asked."""
+    return {name: value for name, value in document.items() if name != "load"}
+
+
+def test_grpc_explains_what_http_does(server: Server, ask: Ask) -> None:
+    ask("held")
+    with Client(f"grpc://{server.grpc_address}") as client, Client(f"http://{server.address}") as other:
+        told = client.explain("held")
+        assert unmoved(told) == unmoved(other.explain("held")) == unmoved(explain(server, "held"))
+        assert set(told["load"]) == set(explain(server, "held")["load"])
+        assert told["run_time"]["runs"] == 1
+        assert client.explain("held", version=1)["model_version"] == "1"
+        for missing in ({"model": "none"}, {"model": "held", "version": 2}):
+            with pytest.raises(ModelNotFound):
+                client.explain(**missing)
+        with pytest.raises(InvalidRequest):
+            client.explain("held", version="one")
+    command = [str(AXON), "explain", "held", "--url", f"grpc://{server.grpc_address}", "--json"]
+    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert unmoved(document) == unmoved(told)
+
+
+def test_a_lone_request_is_foretold_one_run(server: Server, ask: Ask) -> None:
+    ask("slow")
+    time = explain(server, "slow")["load"]["predicted_p99_ms"]
+    # At one request in the last second, of which ten can be run, a second one may come meanwhile.
+    assert time is not None
+    assert 95 <= time < 1000

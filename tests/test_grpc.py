@@ -360,7 +360,7 @@ def test_reflection_lists_and_describes_the_services(server: Server) -> None:
     with grpc.insecure_channel(server.grpc_address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         services = set(database.get_services())
-        assert services >= {"inference.GRPCInferenceService", "grpc.health.v1.Health"}
+        assert services >= {"inference.GRPCInferenceService", "grpc.health.v1.Health", "axon.Introspection"}
         described = DescriptorPool(database).FindServiceByName("inference.GRPCInferenceService")
         official = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
         assert {method.name for method in described.methods} >= {method.name for method in official.methods}

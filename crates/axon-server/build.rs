@@ -22,7 +22,7 @@ const IN_JSON: [&str; 10] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = protox::compile(["inference.proto", "health.proto"], [&root])?;
+    let files = protox::compile(["inference.proto", "health.proto", "introspection.proto"], [&root])?;
     let output = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     std::fs::write(output.join("services.binpb"), files.encode_to_vec())?;
     let mut config = prost_build::Config::new();

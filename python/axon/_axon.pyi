@@ -95,6 +95,7 @@ class NativeReplayReport(TypedDict):
     mean_batch_rows: float
     p50_s: float | None
     p99_s: float | None
+    predicted_p99_s: float | None
     max_s: float | None
     busy: float
     elapsed_s: float

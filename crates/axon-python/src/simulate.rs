@@ -81,7 +81,13 @@ fn to_dict<'py>(py: Python<'py>, report: &ReplayReport) -> PyResult<Bound<'py, P
         dict.set_item(name, count)?;
     }
     dict.set_item("mean_batch_rows", report.mean_batch_rows)?;
-    for (name, latency) in [("p50_s", report.p50), ("p99_s", report.p99), ("max_s", report.max)] {
+    let latencies = [
+        ("p50_s", report.p50),
+        ("p99_s", report.p99),
+        ("predicted_p99_s", report.predicted_p99),
+        ("max_s", report.max),
+    ];
+    for (name, latency) in latencies {
         dict.set_item(name, latency.map(|latency| latency.as_secs_f64()))?;
     }
     dict.set_item("busy", report.busy)?;

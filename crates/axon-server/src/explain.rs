@@ -49,7 +49,7 @@ pub(crate) fn explain(app: &App, name: &str, version: Option<u64>) -> Result<Val
             "waiting": load.waiting,
             "waiting_bytes": load.waiting_bytes,
             "running": load.running,
-            "predicted_p99_ms": load.predicted_p99.map(milliseconds),
+            "predicted_p99_ms": load.predicted_p99().map(milliseconds),
         },
         "device": {
             "lanes": load.standing.lanes,

@@ -18,6 +18,11 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+/// What Axon says of itself beyond the protocol.
+pub mod introspection {
+    include!(concat!(env!("OUT_DIR"), "/axon.rs"));
+}
+
 /// Metrics as Prometheus reads them.
 pub mod metrics {
     include!(concat!(env!("OUT_DIR"), "/io.prometheus.client.rs"));

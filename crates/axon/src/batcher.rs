@@ -21,6 +21,7 @@ mod insight;
 mod line;
 #[cfg(test)]
 pub(crate) mod planted;
+mod prediction;
 mod queue;
 mod surroundings;
 mod types;
@@ -33,6 +34,7 @@ use line::Rank;
 use queue::{Entry, Queue};
 
 pub use estimator::{Estimator, Learned};
+pub use prediction::{Demand, predicted_p99};
 pub use surroundings::{Cap, Outlook, Surroundings};
 pub use types::{
     Accepted, Action, Batch, BatchId, Class, Limits, Refused, Rejected, RequestId, Rules, Waiting,

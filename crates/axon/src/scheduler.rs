@@ -37,7 +37,7 @@ use crate::request::Timing;
 use crate::signature::{Admitted, BatchKey};
 
 use attendance::{Caller, Runs};
-use load::{ArrivalRate, Refusals, curve_rows, predicted_p99};
+use load::{ArrivalRate, Refusals, curve_rows};
 use replan::Replanning;
 
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
@@ -398,7 +398,7 @@ impl Scheduler {
             waiting: batcher.len(),
             waiting_bytes: batcher.bytes(),
             running: state.running,
-            predicted_p99: predicted_p99(&learned, arrivals, capacity, rows),
+            forecast: (batcher.estimator().clone(), batcher.demand(arrivals, state.arrivals.request_rows())),
             learned,
             standing: self.shared.seat.standing(now),
             refusals: self.shared.refusals.read(),

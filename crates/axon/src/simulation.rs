@@ -5,7 +5,11 @@
 //! timer polls at deadlines. The ledger keeps its own, simpler account of every request and compares it with what the
 //! batcher did. There are no threads, no clock and no hash maps here, so a seed replays to the last event.
 //!
-//! Left out: the scheduler's locks and threads, the split of a batch's outputs, the time on the wire.
+//! Some seeds have a process that stands still, for up to 20 s: all that was due meanwhile happens at once. Nothing in
+//! the batcher knows of another clock than the monotonic one, so that a wall clock that jumps is not simulated.
+//!
+//! Left out: runs that never end (that they are stopped is the scheduler's), the scheduler's locks and threads, the split
+//! of a batch's outputs, the time on the wire.
 //!
 //! A user's own moments of arrival are played by [`replay`], without the ledger: `axon simulate`. What stays loaded is
 //! simulated by [`residency`].
@@ -36,7 +40,7 @@ use driver::Driver;
 
 pub use device::{DeviceReport, DeviceScenario, SharedModel, run_device};
 pub use replay::{Replay, ReplayReport, replay};
-pub use scenario::{Arrivals, Cancellation, MAX_KEYS, Rows, Scenario, Service, Shutdown, Timeouts};
+pub use scenario::{Arrivals, Cancellation, Freezes, MAX_KEYS, Rows, Scenario, Service, Shutdown, Timeouts};
 
 /// Runs a scenario to its end. Virtual time begins at `start`, which may be any moment: nothing depends on it.
 ///
@@ -198,6 +202,8 @@ pub struct Report {
     pub oversized_batches: usize,
     /// Events handled; the invariants were checked after each.
     pub events: usize,
+    /// Times that the whole process stood still.
+    pub freezes: usize,
     /// Virtual time until the last request had its outcome.
     pub elapsed: Duration,
     /// A hash over all events.
@@ -251,6 +257,7 @@ impl std::ops::AddAssign<&Self> for Report {
         self.batched_rows += other.batched_rows;
         self.oversized_batches += other.oversized_batches;
         self.events += other.events;
+        self.freezes += other.freezes;
         self.elapsed += other.elapsed;
         self.trace = random::Trace::of(self.trace).add(other.trace).hash();
     }

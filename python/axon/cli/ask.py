@@ -10,12 +10,13 @@ from axon.errors import AxonError
 if TYPE_CHECKING:
     from axon._tls import Trust
 
-__all__ = ["URL", "ask", "base_of", "tell"]
+__all__ = ["TIMEOUT_S", "URL", "ask", "base_of", "tell"]
 
 #: Where `axon serve` listens if nothing else is said.
 URL: Final = "http://127.0.0.1:8000"
 
-_TIMEOUT_S: Final = 10.0
+#: How long a question to a server may take.
+TIMEOUT_S: Final = 10.0
 
 
 def base_of(url: str) -> str:
@@ -37,7 +38,7 @@ def ask(url: str, path: str, member: str, trust: Trust) -> dict[str, Any]:
         AxonError: The server cannot be asked, refuses, or is none of Axon's.
     """
     base = base_of(url)
-    document = _exchange(base, "GET", path, _TIMEOUT_S, trust)
+    document = _exchange(base, "GET", path, TIMEOUT_S, trust)
     if not isinstance(document, dict) or member not in document:
         raise AxonError(f"{shown(base)} answered with something else: it is no Axon server")
     return document

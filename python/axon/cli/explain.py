@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from axon.cli.ask import URL, ask
+from axon.cli.ask import TIMEOUT_S, URL, ask
 from axon.cli.options import add_trust_options, trust
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
         "much comes and how much it can do, and what was refused for which reason.",
     )
     parser.add_argument("model", metavar="MODEL", help="a model on the server")
-    parser.add_argument("--url", default=URL, help=f"the server (default: {URL})")
+    parser.add_argument("--url", default=URL, help=f"the server, http:// or grpc:// (default: {URL})")
     parser.add_argument("--model-version", metavar="N", help="its version (default: the server's choice)")
     parser.add_argument("--json", action="store_true", help="print JSON; docs/scheduling.md says what is in it")
     add_trust_options(parser)
@@ -43,8 +43,18 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _ask(chosen: argparse.Namespace) -> dict[str, Any]:
+    if chosen.url.startswith(("grpc://", "grpcs://")):
+        return _ask_by_grpc(chosen)
     version = f"/versions/{quote(chosen.model_version, safe='')}" if chosen.model_version else ""
     return ask(chosen.url, f"v2/models/{quote(chosen.model, safe='')}{version}/explain", "run_time", trust(chosen))
+
+
+def _ask_by_grpc(chosen: argparse.Namespace) -> dict[str, Any]:
+    from axon.client import Client  # noqa: PLC0415 - the command line starts without it
+
+    whom = trust(chosen)
+    with Client(chosen.url, retries=0, timeout_s=TIMEOUT_S, ca=whom.ca, certificate=whom.certificate) as client:
+        return client.explain(chosen.model, version=chosen.model_version)
 
 
 def lines(document: dict[str, Any]) -> list[str]:

@@ -203,6 +203,7 @@ def _print(report: NativeReplayReport, replay: NativeReplay) -> None:
         ("expired in the queue", share(report["expired"])),
         ("latency p50", latency(report["p50_s"])),
         ("latency p99", latency(report["p99_s"])),
+        ("p99 as foretold", latency(report["predicted_p99_s"])),
         ("latency max", latency(report["max_s"])),
         ("runs", f"{report['batches']:>10,}  of {report['mean_batch_rows']:.1f} rows on average"),
         ("busy", f"{100.0 * report['busy']:10.1f} %"),

@@ -36,6 +36,7 @@ class Verb(Enum):
     MODEL_METADATA = auto()
     CONFIG = auto()
     STATISTICS = auto()
+    EXPLAIN = auto()
     INDEX = auto()
     LOAD = auto()
     UNLOAD = auto()

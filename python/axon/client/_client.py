@@ -207,6 +207,15 @@ class Client(_Base):
         """
         return self._take(self._plans.describe(Verb.STATISTICS, model, version))
 
+    def explain(self, model: str, *, version: str | int | None = None) -> dict[str, Any]:
+        """Return what an Axon server has learned of a model, its load, and what was refused.
+
+        Raises:
+            ModelNotFound: There is no such model or version.
+            ServerError: The server is none of Axon's.
+        """
+        return self._take(self._plans.describe(Verb.EXPLAIN, model, version))
+
     def is_live(self) -> bool:
         """Return whether the server answers that it is live; False when it cannot be reached."""
         return self._take(self._plans.is_live())
@@ -323,6 +332,10 @@ class AsyncClient(_Base):
     async def statistics(self, model: str | None = None, *, version: str | int | None = None) -> dict[str, Any]:
         """Return what a model, or every model, has done so far; see `Client.statistics`."""
         return await self._take(self._plans.describe(Verb.STATISTICS, model, version))
+
+    async def explain(self, model: str, *, version: str | int | None = None) -> dict[str, Any]:
+        """Return what was learned of a model, its load, and what was refused; see `Client.explain`."""
+        return await self._take(self._plans.describe(Verb.EXPLAIN, model, version))
 
     async def is_live(self) -> bool:
         """Return whether the server is live; see `Client.is_live`."""

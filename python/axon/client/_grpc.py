@@ -6,6 +6,7 @@ where a client was made with `binary=False`. They come as `raw_output_contents`,
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -33,6 +34,8 @@ __all__ = ["AsyncGrpcSender", "GrpcCodec", "GrpcReply", "GrpcRequest", "GrpcSend
 Message: TypeAlias = Any  # protobuf makes the classes at run time
 
 _SERVICE: Final = "inference.GRPCInferenceService"
+#: The methods of services beside the protocol's.
+_SERVICES: Final = {"ModelExplain": "axon.Introspection"}
 _METHODS: Final[Mapping[Verb, str]] = {
     Verb.LIVE: "ServerLive",
     Verb.READY: "ServerReady",
@@ -41,6 +44,7 @@ _METHODS: Final[Mapping[Verb, str]] = {
     Verb.MODEL_METADATA: "ModelMetadata",
     Verb.CONFIG: "ModelConfig",
     Verb.STATISTICS: "ModelStatistics",
+    Verb.EXPLAIN: "ModelExplain",
     Verb.INDEX: "RepositoryIndex",
     Verb.LOAD: "RepositoryModelLoad",
     Verb.UNLOAD: "RepositoryModelUnload",
@@ -138,9 +142,21 @@ class GrpcCodec(Codec[GrpcRequest, GrpcReply]):
         """Read the answer; see `Codec.answer`."""
         if call.verb is Verb.INFER:
             return _outputs(reply.message)
+        if call.verb is Verb.EXPLAIN:
+            return _document(reply.message.document)
         said: dict[str, Any] = _plain(reply.message)
         answer: Answer = said[_ONLY_FIELD[call.verb]] if call.verb in _ONLY_FIELD else said
         return answer
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ServerError(f"the explanation is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ServerError("the explanation is no JSON object")
+    return document
 
 
 def _fill_infer(message: Message, call: Call, timeout_s: float | None) -> None:
@@ -261,7 +277,7 @@ class _Channel:
             if self._channel is None:
                 self._channel = self._open(api)
             method = self._methods[name] = self._channel.unary_unary(
-                f"/{_SERVICE}/{name}",
+                f"/{_SERVICES.get(name, _SERVICE)}/{name}",
                 request_serializer=message_class(f"{name}Request").SerializeToString,
                 response_deserializer=message_class(f"{name}Response").FromString,
             )

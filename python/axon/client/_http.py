@@ -48,6 +48,7 @@ _PATHS: Final[Mapping[Verb, tuple[str, str]]] = {
     Verb.MODEL_METADATA: ("GET", "{model}"),
     Verb.CONFIG: ("GET", "{model}/config"),
     Verb.STATISTICS: ("GET", "{model}/stats"),
+    Verb.EXPLAIN: ("GET", "{model}/explain"),
     Verb.INDEX: ("POST", "/v2/repository/index"),
     Verb.LOAD: ("POST", "/v2/repository/models/{name}/load"),
     Verb.UNLOAD: ("POST", "/v2/repository/models/{name}/unload"),

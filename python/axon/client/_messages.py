@@ -81,6 +81,12 @@ RepositoryModelUnloadRequest: repository_name string 1, model_name string 2, par
 RepositoryModelUnloadResponse:
 """
 
+#: Of `proto/introspection.proto`. The package differs there, which nobody sees: names of messages are not sent.
+INTROSPECTION: Final = """
+ModelExplainRequest: name string 1, version string 2
+ModelExplainResponse: document string 1
+"""
+
 _SCALARS: Final = {
     "double": "TYPE_DOUBLE",
     "float": "TYPE_FLOAT",
@@ -113,7 +119,7 @@ def pool() -> Any:  # noqa: ANN401 - protobuf has no types of its own
         from google.protobuf.descriptor_pb2 import FileDescriptorProto  # noqa: PLC0415
         from google.protobuf.descriptor_pool import DescriptorPool  # noqa: PLC0415
     file = FileDescriptorProto(name="axon/client/inference.proto", package=_PACKAGE, syntax="proto3")
-    declared = dict(_declarations(MODEL_CONFIG + INFERENCE))
+    declared = dict(_declarations(MODEL_CONFIG + INFERENCE + INTROSPECTION))
     enums = {name.removeprefix("enum ") for name in declared if name.startswith("enum ")}
     messages: dict[str, DescriptorProto] = {}
     for name, members in declared.items():

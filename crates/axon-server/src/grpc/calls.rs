@@ -14,6 +14,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use super::{decode, health};
 use crate::admin;
 use crate::app::App;
+use crate::explain;
 use crate::proto::DESCRIPTORS;
 use crate::proto::inference::log_settings_request::setting_value::ParameterChoice;
 use crate::proto::inference::model_repository_parameter::ParameterChoice as RepositoryChoice;
@@ -30,6 +31,7 @@ use crate::proto::inference::{
     SystemSharedMemoryUnregisterResponse, TraceSettingRequest, TraceSettingResponse, log_settings_response,
     system_shared_memory_status_response, trace_setting_response,
 };
+use crate::proto::introspection::{ModelExplainRequest, ModelExplainResponse};
 use crate::route::{MemoryKind, parse_version};
 use crate::settings::LogValue;
 use crate::shared_memory::SystemRegion;
@@ -60,6 +62,7 @@ pub(super) enum Verb {
     LogSettings,
     HealthCheck,
     HealthWatch,
+    ModelExplain,
 }
 
 impl Verb {
@@ -118,6 +121,12 @@ pub(super) async fn answer(app: &Arc<App>, verb: Verb, message: Bytes) -> Result
             check_name(&name)?;
             app.server.loaded_model(&name, parse(&version)?, None).await?;
             encode(&verbs::model_metadata(app, &name, parse(&version)?)?)
+        }
+        Verb::ModelExplain => {
+            let ModelExplainRequest { name, version } = decode(message)?;
+            check_name(&name)?;
+            let document = explain::explain(app, &name, parse(&version)?)?.to_string();
+            encode(&ModelExplainResponse { document })
         }
         Verb::ModelStatistics => {
             let ModelStatisticsRequest { name, version } = decode(message)?;

@@ -1,4 +1,4 @@
-//! The protocol over gRPC: `inference.GRPCInferenceService`, health and reflection.
+//! The protocol over gRPC: `inference.GRPCInferenceService`, health, reflection, and what Axon says of itself.
 //!
 //! Calls come as HTTP/2 requests from `connection`; their framing is `wire`'s, so that limits hold before a message is
 //! decoded, an error has its own status, and a tensor is not copied. Each verb's body is shared with HTTP.
@@ -43,6 +43,7 @@ const ENCODINGS: HeaderValue = HeaderValue::from_static("identity,gzip,deflate")
 /// The service of the protocol, and those beside it.
 const INFERENCE: &str = "inference.GRPCInferenceService";
 const HEALTH: &str = "grpc.health.v1.Health";
+const INTROSPECTION: &str = "axon.Introspection";
 
 /// Answers the requests of the gRPC port.
 #[derive(Clone)]
@@ -162,6 +163,7 @@ fn verb(path: &str) -> Result<Verb> {
     let verb = match service {
         INFERENCE => Verb::of_inference(method),
         HEALTH => Verb::of_health(method),
+        INTROSPECTION => (method == "ModelExplain").then_some(Verb::ModelExplain),
         _ => return Err(unknown("service", service)),
     };
     verb.ok_or_else(|| unknown("method", method))

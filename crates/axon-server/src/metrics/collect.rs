@@ -168,7 +168,7 @@ fn loads(views: &[View]) -> Vec<Family<'_>> {
         of(&d::RUNNING_REQUESTS, &|_, load| Some(load.running.into())),
         of(&d::ARRIVING_ROWS, &|_, load| Some(load.arrivals.into())),
         of(&d::CAPACITY_ROWS, &|_, load| Some(load.capacity.into())),
-        of(&d::PREDICTED_P99, &|_, load| load.predicted_p99.map(Value::from)),
+        of(&d::PREDICTED_P99, &|_, load| load.predicted_p99().map(Value::from)),
         curve,
         of(&d::LEARNED_PER_ROW, &|_, load| Some(load.learned.per_row.into())),
         of(&d::LEARNED_FIXED, &|_, load| Some(load.learned.fixed.into())),

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::{Batcher, Estimator, Rules};
+use super::{Batcher, Demand, Estimator, Rules};
 
 impl<K: Ord + Clone, R> Batcher<K, R> {
     /// What has been learned of the model's runs.
@@ -23,6 +23,13 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     #[must_use]
     pub fn capacity(&self) -> f64 {
         self.estimator.rate(self.rules.limits.max_batch_rows.get()) * self.usable_instances()
+    }
+
+    /// How `rows_per_second` rows that come in requests of `request_rows` are met.
+    #[must_use]
+    pub fn demand(&self, rows_per_second: f64, request_rows: f64) -> Demand {
+        let max_batch_rows = self.rules.limits.max_batch_rows.get();
+        Demand { rows_per_second, request_rows, instances: self.usable_instances(), max_batch_rows }
     }
 
     /// What has been learned of the runs of a shape.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::{Driver, Shared};
 use super::ledger::{Broken, Checked};
-use super::random::Trace;
+use super::random::{Random, Trace};
 use super::{Invariant, Report, Violation, ratio};
 use crate::batcher::{Batcher, Cap};
 use crate::lanes::{Arbiter, SeatId, Terms};
@@ -31,6 +31,8 @@ pub struct DeviceReport {
     pub models: Vec<Report>,
     /// Events handled; the invariants were checked after each.
     pub events: usize,
+    /// Times that the whole process stood still.
+    pub freezes: usize,
     /// Virtual time until the last request had its outcome.
     pub elapsed: Duration,
     /// How far apart two models were that always had work, against what they may be.
@@ -74,6 +76,8 @@ pub(super) struct DeviceDriver<'a> {
     arbiter: Rc<RefCell<Arbiter>>,
     account: Account,
     handled: usize,
+    freezes: usize,
+    standing_still: Random,
     trace: Trace,
 }
 
@@ -97,11 +101,13 @@ impl<'a> DeviceDriver<'a> {
         let facts = scenario.models.iter().map(|model| Facts {
             weight: f64::from(model.weight),
             width: model.width,
-            is_comparable: model.could_use(scenario.lanes),
+            is_comparable: scenario.freezes.share == 0.0 && model.could_use(scenario.lanes),
         });
         let account = Account::new(scenario.lanes, facts.collect());
         let (now, trace) = (Duration::ZERO, Trace::default());
-        Self { scenario, start, now, models, arbiter, account, handled: 0, trace }
+        let standing_still = Random::new(!scenario.seed);
+        let (handled, freezes) = (0, 0);
+        Self { scenario, start, now, models, arbiter, account, handled, freezes, standing_still, trace }
     }
 
     pub(super) fn run(mut self) -> Result<DeviceReport, Violation> {
@@ -117,6 +123,7 @@ impl<'a> DeviceDriver<'a> {
         let mut report = DeviceReport {
             seed,
             events: self.handled,
+            freezes: self.freezes,
             greatest_spread: self.account.greatest_spread,
             ..DeviceReport::default()
         };
@@ -133,9 +140,13 @@ impl<'a> DeviceDriver<'a> {
     fn play(&mut self) -> Checked {
         self.models.iter_mut().for_each(|model| model.driver.begin());
         while let Some((at, index)) = self.next_event() {
-            self.now = at;
+            self.now = self.now.max(at);
+            if let Some(length) = self.scenario.freezes.length(&mut self.standing_still) {
+                self.now += length;
+                self.freezes += 1;
+            }
             self.handled += 1;
-            self.models.iter_mut().for_each(|model| model.driver.keep_time(at));
+            self.models.iter_mut().for_each(|model| model.driver.keep_time(self.now));
             if let Some(index) = index {
                 self.models[index].driver.step()?;
                 self.models[index].has_changed = true;

@@ -73,6 +73,9 @@ pub(super) struct Driver<'a> {
     running: Random,
     timing: Random,
     trace: Trace,
+    /// How much later than it was due the present event happens.
+    late: Duration,
+    freezes: usize,
     /// What other models on the device change.
     shared: Option<Shared>,
 }
@@ -98,6 +101,8 @@ impl<'a> Driver<'a> {
             running: random.split(),
             timing: random.split(),
             trace: Trace::default(),
+            late: Duration::ZERO,
+            freezes: 0,
             shared: None,
         }
     }
@@ -121,6 +126,7 @@ impl<'a> Driver<'a> {
         Report {
             seed: self.scenario.seed,
             events: self.handled,
+            freezes: self.freezes,
             elapsed: self.ledger.last_outcome().duration_since(self.start),
             trace: self.trace.hash(),
             ..self.ledger.into_report()
@@ -146,10 +152,17 @@ impl<'a> Driver<'a> {
 
     /// Handles the next event; false when there is none.
     pub(super) fn step(&mut self) -> Result<bool, Broken> {
-        let Some(((at, _), event)) = self.events.pop_first() else { return Ok(false) };
-        self.now = at;
+        let Some(((due, _), event)) = self.events.pop_first() else { return Ok(false) };
+        self.now = self.now.max(due);
+        // Where models share a device they stand still together.
+        let still = if self.shared.is_none() { self.scenario.freezes.length(&mut self.timing) } else { None };
+        if let Some(length) = still {
+            self.now = self.scenario.ticks(self.now + length);
+            self.freezes += 1;
+        }
+        self.late = self.now.saturating_sub(due);
         self.handled += 1;
-        self.note(&[u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), self.handled as u64]);
+        self.note(&[u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX), self.handled as u64]);
         self.handle(event)?;
         Ok(true)
     }
@@ -337,7 +350,7 @@ impl<'a> Driver<'a> {
         let Instance::Running(Run { id, lane, requests, ending, took }) = done else { return Ok(()) };
         self.give_back(lane);
         self.note(&[index as u64, ending as u64]);
-        let took = (ending == Ending::Answers).then_some(took);
+        let took = (ending == Ending::Answers).then_some(took + self.late);
         self.batcher.finish(id, took, self.start + self.now);
         self.ledger.ran(id);
         for ticket in requests {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::random::{Random, Trace};
 use super::ratio;
-use crate::batcher::{BatchId, Batcher, Limits, Rejected, Rules, Waiting};
+use crate::batcher::{BatchId, Batcher, Limits, Rejected, Rules, Waiting, predicted_p99};
 use crate::error::{Error, Result};
 
 /// The latest arrival and the longest deadline, far beyond any trace; moments up to it can be added without overflow.
@@ -69,6 +69,8 @@ pub struct ReplayReport {
     pub p99: Option<Duration>,
     /// The longest.
     pub max: Option<Duration>,
+    /// What was foretold of `p99` at the end, from the mean rate; `None` beyond the capacity.
+    pub predicted_p99: Option<Duration>,
     /// The share of the instances' time in which they ran.
     pub busy: f64,
     /// Virtual time until the last event.
@@ -325,11 +327,20 @@ impl<'a> Player<'a> {
             p50: at_share(&self.latencies, 50),
             p99: at_share(&self.latencies, 99),
             max: self.latencies.last().copied(),
+            predicted_p99: self.foretold(),
             busy: if whole > 0.0 { self.busy.as_secs_f64() / whole } else { 0.0 },
             elapsed: self.now,
             trace: self.trace.hash(),
             ..self.report
         }
+    }
+
+    fn foretold(&self) -> Option<Duration> {
+        let Replay { arrivals, rows, .. } = self.replay;
+        let seconds = arrivals.last()?.saturating_sub(arrivals[0]).as_secs_f64();
+        let rows = if rows.is_empty() { arrivals.len() } else { rows.iter().sum() };
+        let rate = if seconds > 0.0 { rows as f64 / seconds } else { f64::INFINITY };
+        predicted_p99(self.batcher.estimator(), self.batcher.demand(rate, ratio(rows, arrivals.len())))
     }
 
     fn note(&mut self, words: &[u64]) {

@@ -49,6 +49,8 @@ pub struct Scenario {
     pub shutdown: Shutdown,
     /// The timer looks at a passed deadline so much later at most.
     pub timer_lag: Duration,
+    /// The whole process stands still.
+    pub freezes: Freezes,
     /// Every length of time is rounded up to a multiple of it, so that a large one makes events coincide.
     pub tick: Duration,
 }
@@ -110,6 +112,16 @@ pub struct Cancellation {
     pub share: f64,
     /// The longest time from arrival to cancellation.
     pub within: Duration,
+}
+
+/// The process is stopped, or its machine is: what was due meanwhile happens at once when it goes on, and runs have taken
+/// as much longer. A clock that jumps forward does the same; the batcher knows no other clock than the monotonic one.
+#[derive(Clone, Copy, Debug)]
+pub struct Freezes {
+    /// The share of events before which it stands still.
+    pub share: f64,
+    /// For how long at most.
+    pub longest: Duration,
 }
 
 /// How long an instance runs: `l(n) = per_row · n + fixed`, and what goes wrong.
@@ -195,6 +207,7 @@ impl Scenario {
             shutdown: Shutdown::draw(requests, batch, &mut random),
             timer_lag: batch.mul_f64(random.pick(&[0.0, 0.0, 0.1, 2.0])),
             tick: random.pick(&[Duration::from_nanos(1), Duration::from_micros(1), batch / 4, batch]),
+            freezes: Freezes::draw(batch, &mut random),
         }
     }
 
@@ -305,6 +318,21 @@ impl Arrivals {
             Self::Bursts { gap, .. } | Self::Poisson { gap, .. } => random.around(gap),
             Self::Callers { think, .. } => random.around(think),
         }
+    }
+}
+
+impl Freezes {
+    /// It never stands still.
+    pub(super) const NONE: Self = Self { share: 0.0, longest: Duration::ZERO };
+
+    pub(super) fn draw(batch: Duration, random: &mut Random) -> Self {
+        let share = random.pick(&[0.0, 0.0, 0.0, 0.005, 0.1]);
+        Self { share, longest: random.pick(&[batch, batch * 20, Duration::from_secs(20)]) }
+    }
+
+    /// How long it stands still before an event; `None` when it does not.
+    pub(super) fn length(&self, random: &mut Random) -> Option<Duration> {
+        (self.share > 0.0 && random.chance(self.share)).then(|| random.up_to(self.longest))
     }
 }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::batcher::planted::PlantedBug;
 
 mod device;
+mod prediction;
 
 const DEFAULT_SEEDS: u64 = 2_000;
 /// Every planted bug is found within so many seeds.
@@ -82,7 +83,7 @@ fn the_seeds_reach_every_outcome() {
     let late = answered - in_time;
     let outcomes =
         [answered, failed, expired, shed, displaced, cancelled, shut_down, late, oversized_batches];
-    for count in refused.into_iter().chain(outcomes) {
+    for count in refused.into_iter().chain(outcomes).chain([total.freezes]) {
         assert!(count >= 50, "{total:#?}");
     }
     assert_eq!(total.received, total.accepted + refused.iter().sum::<usize>());

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::super::random::Random;
-use super::super::scenario::{Arrivals, Scenario};
+use super::super::scenario::{Arrivals, Freezes, Scenario};
 
 /// A model of the scenario.
 #[derive(Clone, Debug)]
@@ -19,6 +19,9 @@ pub struct SharedModel {
     pub hangs: f64,
 }
 
+/// What freezes are measured by: about what a run takes.
+const USUAL: Duration = Duration::from_millis(10);
+
 /// Several models on one device.
 #[derive(Clone, Debug)]
 pub struct DeviceScenario {
@@ -28,6 +31,8 @@ pub struct DeviceScenario {
     pub lanes: usize,
     /// The models, at least 2.
     pub models: Vec<SharedModel>,
+    /// The whole process stands still.
+    pub freezes: Freezes,
 }
 
 impl DeviceScenario {
@@ -51,7 +56,9 @@ impl DeviceScenario {
             if is_contest { model.into_contestant(lanes, &mut random) } else { model }
         });
         let models = models.collect();
-        Self { seed, lanes, models }
+        // Shares are compared only where every run takes about what was foretold.
+        let freezes = if is_contest { Freezes::NONE } else { Freezes::draw(USUAL, &mut random) };
+        Self { seed, lanes, models, freezes }
     }
 }
 

@@ -24,7 +24,7 @@ fn on_a_device_with_several_models_every_invariant_holds() {
     let first = first.unwrap_or(0);
     println!("first seed {first}, {count} seeds");
     let start = Instant::now();
-    let (mut elapsed, mut events, mut in_time, mut spread) = (0.0, 0, 0.0, 0.0_f64);
+    let (mut elapsed, mut events, mut freezes, mut in_time, mut spread) = (0.0, 0, 0, 0.0, 0.0_f64);
     for seed in first..first + count {
         let scenario = DeviceScenario::from_seed(seed);
         if count == 1 {
@@ -33,6 +33,7 @@ fn on_a_device_with_several_models_every_invariant_holds() {
         let report = run_device(&scenario, start).unwrap_or_else(|violation| replay(&violation));
         elapsed += report.elapsed.as_secs_f64();
         events += report.events;
+        freezes += report.freezes;
         in_time += report.share_in_time();
         spread = spread.max(report.greatest_spread);
     }
@@ -44,6 +45,7 @@ fn on_a_device_with_several_models_every_invariant_holds() {
         events as f64 / real,
     );
     assert!(count == 1 || spread > 0.0, "no two models were ever compared");
+    assert!(count == 1 || freezes > 0, "the process never stood still");
 }
 
 #[test]
