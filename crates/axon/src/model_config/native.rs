@@ -14,7 +14,7 @@ use crate::error::Echo;
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "name",
     "backend",
     "file",
@@ -30,6 +30,7 @@ const KEYS: [&str; 26] = [
     "max_queue_size",
     "timeout_ms",
     "allow_timeout_override",
+    "timeout_action",
     "max_queue_delay_us",
     "preferred_batch_size",
     "preserve_ordering",
@@ -108,6 +109,15 @@ fn control(kind: &str, key: &str, item: &Item<'_>) -> Result<Value> {
     Ok(json!({ "name": input, "control": [control] }))
 }
 
+/// What becomes of a request that has waited for its timeout.
+fn timeout_action(key: &str, item: &Item<'_>) -> Result<Value> {
+    match text(key, item)?.as_str() {
+        Some("reject") => Ok(json!("REJECT")),
+        Some("delay") => Ok(json!("DELAY")),
+        _ => Err(wrong(item, key, "`reject` or `delay`")),
+    }
+}
+
 impl Reader<'_> {
     /// Notes that the field at `path` is written here as `key`.
     fn note(&mut self, path: &str, key: &str, item: &Item<'_>) {
@@ -145,6 +155,7 @@ impl Reader<'_> {
                     }
                 }
                 "allow_timeout_override" => self.policy("allow_timeout_override", key, item, boolean)?,
+                "timeout_action" => self.policy("timeout_action", key, item, timeout_action)?,
                 "max_queue_delay_us" => {
                     self.within(batching("max_queue_delay_microseconds"), key, item, natural)?;
                 }
