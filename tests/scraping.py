@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -13,16 +14,37 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
     from serving import Server
 
-__all__ = ["OPENMETRICS", "PROTOBUF", "TEXT", "Scrape", "adds_up", "families_of", "fetch", "metrics_address", "scrape"]
+__all__ = [
+    "HISTOGRAMS",
+    "OPENMETRICS",
+    "PROTOBUF",
+    "TEXT",
+    "Scrape",
+    "adds_up",
+    "families_of",
+    "fetch",
+    "metrics_address",
+    "scrape",
+    "wait_for",
+]
 
 TEXT: Final = "text/plain;version=0.0.4"
 OPENMETRICS: Final = "application/openmetrics-text;version=1.0.0"
 PROTOBUF: Final = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+
+#: Those that have one value for each request that was answered.
+HISTOGRAMS: Final = (
+    "axon_request_duration_seconds",
+    "axon_queue_duration_seconds",
+    "axon_compute_duration_seconds",
+    "axon_request_size_bytes",
+    "axon_response_size_bytes",
+)
 
 PATIENCE_S: Final = 30.0
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -83,6 +105,13 @@ def scrape(server: Server, accept: str = TEXT) -> Scrape:
     content_type, body = fetch(metrics_address(server), accept)
     read = read_openmetrics if "openmetrics" in content_type else read_text
     return Scrape(list(read(body.decode())))
+
+
+def wait_for(server: Server, what: str, holds: Callable[[Scrape], bool]) -> None:
+    """Scrape until `holds` does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds(told := scrape(server)):
+        assert time.monotonic() < deadline, f"waited in vain until {what}: {told.samples}"
 
 
 def adds_up(one: Scrape) -> bool:

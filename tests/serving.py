@@ -45,7 +45,7 @@ AXON: Final = Path(sys.executable).with_name("axon")
 #: Seconds after which a process is taken for hung. Nothing that works comes near it.
 PATIENCE_S: Final = 30.0
 
-_READY: Final = re.compile(rb"ready at http://(\S+):(\d+)[^\n]*\n")
+_READY: Final = re.compile(rb"ready at https?://(\S+):(\d+)[^\n]*\n")
 
 
 class Ended(NamedTuple):
@@ -103,7 +103,7 @@ class Server:
     @property
     def grpc_address(self) -> str:
         """`host:port` of the port for gRPC."""
-        found = re.search(r" and grpc://(\S+) in ", self.printed)
+        found = re.search(r" and grpcs?://(\S+) in ", self.printed)
         assert found, self.printed
         return found[1]
 
@@ -111,6 +111,10 @@ class Server:
     def printed(self) -> str:
         """What it had printed when it was ready."""
         return self._printed.decode()
+
+    def log(self) -> str:
+        """Return what it has written to standard error so far."""
+        return self._log.read_text(errors="replace")
 
     def stop(self) -> Ended:
         """Send SIGTERM, wait for the end and say what was left; the second call says it again."""

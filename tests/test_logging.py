@@ -108,6 +108,33 @@ def test_levels_are_switched_while_the_server_runs(model: Path) -> None:
     assert told[-1]["message"] == "bye"
 
 
+def test_each_request_that_is_refused_has_one_line_with_whose_it_was(model: Path) -> None:
+    with logging(model, "--log-format", "json", "--log-level", "debug") as (server, client):
+        # Refused by the codec, by the model, and since there is no model.
+        assert client.post(INFER, content="{", headers=CALLER).status_code == 400
+        assert ask(client, id="two", outputs=[{"name": "nope"}]).status_code == 400
+        assert client.post(INFER.replace("echo", "nope"), json=QUESTION, headers=CALLER).status_code == 404
+        assert client.get("/v2/models/nope").status_code == 404
+        assert client.get("/nowhere").status_code == 404
+        wrong = pb.ModelInferRequest(model_name="echo", id="four")
+        with stub(server) as service:
+            with pytest.raises(grpc.RpcError):
+                service.ModelInfer(wrong, metadata=tuple(CALLER.items()), timeout=PATIENCE_S)
+            answers = service.ModelStreamInfer(iter([wrong]), metadata=tuple(CALLER.items()), timeout=PATIENCE_S)
+            assert next(answers).error_message
+        told = [line for line in lines(server) if line["level"] == "DEBUG" and line.get("model")]
+    trace = CALLER["traceparent"].split("-")[1]
+    said = [(line["model"], line.get("request_id"), line.get("trace_id")) for line in told]
+    assert said == [
+        ("echo", None, trace),
+        ("echo", "two", trace),
+        ("nope", None, trace),
+        ("nope", None, None),
+        ("echo", "four", trace),
+        ("echo", "four", trace),
+    ]
+
+
 def test_the_access_log_tells_of_each_request_whose_and_how_it_was_run(model: Path) -> None:
     with logging(model, "--log-format", "json", "--log-level", "off", "--access-log", "1") as (server, client):
         assert ask(client, id="one").status_code == 200

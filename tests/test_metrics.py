@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from models import identity, save, slow, two_inputs
 from scraping import (
+    HISTOGRAMS,
     OPENMETRICS,
     PROTOBUF,
     TEXT,
@@ -26,6 +25,7 @@ from scraping import (
     metrics_address,
     native_counts,
     scrape,
+    wait_for,
 )
 from serving import run_axon, serving
 from tritonclient.utils import InferenceServerException
@@ -37,16 +37,7 @@ if TYPE_CHECKING:
     from serving import Server
 
 PATIENCE_S: Final = 30.0
-#: Of the names that no model has.
-SEED: Final = 20_261_130
 GOOD: Final = json.dumps({"inputs": [{"name": "INPUT0", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]})
-HISTOGRAMS: Final = (
-    "axon_request_duration_seconds",
-    "axon_queue_duration_seconds",
-    "axon_compute_duration_seconds",
-    "axon_request_size_bytes",
-    "axon_response_size_bytes",
-)
 
 
 def post(server: Server, path: str, body: str | bytes = GOOD) -> int:
@@ -188,7 +179,7 @@ def test_what_is_told_of_the_server_itself(server: Server) -> None:
     (build,) = (sample.labels for sample in told.samples if sample.name == "axon_build_info")
     assert build["version"]
     (runtime,) = (sample.labels for sample in told.samples if sample.name == "axon_runtime_info")
-    assert runtime["device"] == "cpu"
+    assert (runtime["device"], runtime["provider"]) == ("cpu", "CPUExecutionProvider")
     assert runtime["version"].startswith("1.")
 
 
@@ -234,23 +225,6 @@ def test_triton_names_are_told_under_compat_triton(tmp_path: Path, server: Serve
     assert told.of("nv_cpu_memory_total_bytes") > told.of("nv_cpu_memory_used_bytes") > 0
 
 
-def test_random_model_names_make_no_series(server: Server) -> None:
-    assert post(server, "/v2/models/fp32/infer") == 200
-    # So that what is told of codes is there already.
-    assert post(server, "/v2/models/none/infer") == 404
-    before = scrape(server).series()
-    choose = np.random.default_rng(SEED)
-    with closing(http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)) as connection:
-        for _ in range(2000):
-            connection.request("POST", f"/v2/models/m{choose.integers(1 << 62):x}/infer", GOOD)
-            response = connection.getresponse()
-            response.read()
-            assert response.status == 404
-    after = scrape(server)
-    assert after.series() == before
-    assert after.of("axon_requests_total", model="-", code="404") == 2001
-
-
 def test_a_caller_that_goes_away_counts_as_cancelled(tmp_path: Path) -> None:
     path = save(slow(50.0), tmp_path / "slow.onnx")
     rows = 40
@@ -265,74 +239,6 @@ def test_a_caller_that_goes_away_counts_as_cancelled(tmp_path: Path) -> None:
         told = scrape(server)
         assert told.by("axon_requests_total", "code") == {"499": 1}
         assert told.by("axon_requests_refused_total", "reason") == {"cancelled": 1}
-
-
-def wait_for(server: Server, what: str, holds: Any) -> None:  # noqa: ANN401 - a condition of a scrape
-    """Scrape until `holds` does."""
-    for _ in range(2000):
-        if holds(scrape(server)):
-            return
-    pytest.fail(f"waited in vain until {what}")
-
-
-def test_every_scrape_of_a_mixed_run_adds_up(tmp_path: Path) -> None:
-    """Good, bad and abandoned requests over both protocols, more than the queue takes, while metrics are scraped."""
-    save(slow(5.0), tmp_path / "slow.onnx")
-    save(identity("FP32"), tmp_path / "fp32.onnx")
-    options = ["--max-queue-size", "4", "--log-level", "off", "--batching", "off"]
-    with serving(tmp_path, *options) as server:
-        stop = threading.Event()
-        tensor = {"name": "x", "shape": [1, 256], "datatype": "FP32", "data": [0] * 256}
-        slowly = json.dumps({"inputs": [tensor]})
-
-        def leave() -> None:
-            connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE_S)
-            connection.request("POST", "/v2/models/slow/infer", slowly)
-            connection.close()
-
-        def over_http(seed: int) -> int:
-            choose = np.random.default_rng(seed)
-            asked = 0
-            questions = [
-                lambda: post(server, "/v2/models/fp32/infer"),
-                lambda: post(server, "/v2/models/slow/infer", slowly),
-                lambda: post(server, "/v2/models/fp32/infer", "{"),
-                lambda: post(server, "/v2/models/none/infer"),
-                leave,
-            ]
-            while not stop.is_set():
-                questions[choose.integers(len(questions))]()
-                asked += 1
-            return asked
-
-        def over_grpc() -> int:
-            asked = 0
-            with closing(triton.InferenceServerClient(server.grpc_address)) as client:
-                while not stop.is_set():
-                    ask_grpc(client, "fp32", width=3 + asked % 2)
-                    asked += 1
-            return asked
-
-        with ThreadPoolExecutor(8) as pool:
-            asking = [pool.submit(over_http, seed) for seed in range(6)] + [pool.submit(over_grpc)]
-            try:
-                scrapes = [scrape(server, OPENMETRICS if number % 2 else TEXT) for number in range(150)]
-            finally:
-                stop.set()
-            asked = sum(one.result() for one in asking)
-        assert all(adds_up(one) for one in scrapes)
-        grown = [one.of("axon_requests_received_total") for one in scrapes]
-        assert grown == sorted(grown)
-        wait_for(server, "nothing is in flight", lambda told: told.of("axon_requests_in_flight") == 0)
-        end = scrape(server)
-    assert adds_up(end)
-    # Whoever left at once may have left before the request was read.
-    assert 0.8 * asked <= end.of("axon_requests_received_total") <= asked
-    reasons = end.by("axon_requests_refused_total", "reason")
-    assert {"invalid", "unknown_model", "queue_full", "cancelled"} <= set(reasons), reasons
-    answered = end.of("axon_requests_total", code="200") + end.of("axon_requests_total", code="OK")
-    for name in HISTOGRAMS:
-        assert end.of(f"{name}_count") == answered, name
 
 
 def test_a_scrape_of_two_hundred_models_has_them_all(tmp_path: Path) -> None:

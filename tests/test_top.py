@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from axon._url import shown
 from axon.cli.top_view import SORTS, Shown, view
 from rich.console import Console
 from serving import AXON, PATIENCE_S, Server, environment, run_axon, serving
@@ -125,6 +126,58 @@ def test_a_pipe_gets_the_figures_once(server: Server) -> None:
     for expected in ("digits 1", "ready", "broken 1", "unavailable: ", "requests/s", "KiB"):
         assert expected in end.stdout
     assert "\x1b" not in end.stdout
+
+
+def test_a_password_in_the_address_is_not_shown(server: Server) -> None:
+    end = run_axon("top", "--url", f"http://someone:secret@{server.address}")
+    assert end.returncode == 0, end.stderr
+    assert f" at http://{server.address}, up for " in end.stdout
+    assert "secret" not in end.stdout + end.stderr
+    assert "someone" not in end.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["top"],
+        ["ps"],
+        ["explain", "digits"],
+        ["load", "digits"],
+        ["pin", "digits"],
+        ["infer", "digits"],
+        ["bench", "digits"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_command_shows_a_password(command: list[str], server: Server) -> None:
+    for url in ("http://someone:secret@127.0.0.1:9", f"http://someone:secret@{server.address}/nowhere"):
+        end = run_axon(*command, "--url", url)
+        assert end.returncode != 0
+        assert "secret" not in end.stdout + end.stderr
+    for url in ("http://someone:secret@[::1", "http://someone:secret@x:y", "grpc://someone:secret@127.0.0.1:9"):
+        end = run_axon(*command, "--url", url)
+        assert end.returncode != 0
+        assert "secret" not in end.stdout + end.stderr, end
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://host:8000", "http://host:8000"),
+        ("host:8000", "host:8000"),
+        ("http://user:pw@host:8000/x", "http://host:8000/x"),
+        ("user:pw@host", "host"),
+        ("grpc://pw@[::1]:8001", "grpc://[::1]:8001"),
+        ("http://user:p/w@host", "http://host"),
+        ("http://user:p@w@host", "http://host"),
+        ("http://user:p?w#@host", "http://host"),
+        ("http://host/x@y", "http://host/x@y"),
+        ("http://[::1]:8000/a@b", "http://[::1]:8000/a@b"),
+        ("", ""),
+    ],
+)
+def test_what_is_shown_of_an_address_has_nobodys_name(url: str, expected: str) -> None:
+    assert shown(url) == expected
 
 
 def test_json_is_the_servers_answer(server: Server) -> None:

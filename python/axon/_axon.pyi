@@ -38,6 +38,7 @@ class NativeConfig(TypedDict):
     control: str
     load_models: list[str]
     memory_budget: int | None
+    eviction_policy: str
     repository_poll_s: int
     load_check: str
     load_check_s: int
@@ -46,6 +47,8 @@ class NativeConfig(TypedDict):
     model_cache: bool
     model_cache_folder: str | None
     model_cache_bytes: int
+    quick_load: bool
+    response_cache_bytes: int
 
 class NativeServe(TypedDict):
     path: str
@@ -54,6 +57,9 @@ class NativeServe(TypedDict):
     grpc_port: int | None
     metrics_port: int
     metrics: str
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
     max_request_bytes: int
     allow_client_shm: bool
     compat: str

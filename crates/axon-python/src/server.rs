@@ -5,14 +5,15 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::config::{LoadCheckConfig, ModelCacheConfig, PollInterval, ServerConfig};
+use axon::config::{LoadCheckConfig, ModelCacheConfig, PollInterval, ResponseCacheSize, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Result};
+use axon_server::tls::TlsFiles;
 use axon_server::trace::TraceOptions;
 use axon_server::{ServeOptions, WireOptions, logging, serve_until_signal};
 use pyo3::prelude::*;
@@ -34,10 +35,15 @@ struct Handle {
     /// A forked child has the memory of the server but not its threads.
     process: u32,
     /// Accepted requests of event loops, by token, so that they can be cancelled.
-    tickets: Mutex<HashMap<u64, Ticket>>,
+    /// `None` while one is being submitted; its answer may come before it has been.
+    tickets: Mutex<HashMap<u64, Option<Ticket>>>,
 }
 
 impl Handle {
+    fn tickets(&self) -> MutexGuard<'_, HashMap<u64, Option<Ticket>>> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_forked(&self) -> bool {
         self.process != std::process::id()
     }
@@ -82,6 +88,7 @@ pub struct NativeConfig {
     control: String,
     load_models: Vec<String>,
     memory_budget: Option<u64>,
+    eviction_policy: String,
     repository_poll_s: u64,
     load_check: String,
     load_check_s: u64,
@@ -90,6 +97,8 @@ pub struct NativeConfig {
     model_cache: bool,
     model_cache_folder: Option<PathBuf>,
     model_cache_bytes: u64,
+    quick_load: bool,
+    response_cache_bytes: usize,
 }
 
 impl NativeConfig {
@@ -100,6 +109,10 @@ impl NativeConfig {
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
             memory_budget: self.memory_budget,
+            eviction_policy: self
+                .eviction_policy
+                .parse()
+                .map_err(|problem| Error::invalid("eviction_policy", problem))?,
             lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
             load_check: LoadCheckConfig {
@@ -113,8 +126,10 @@ impl NativeConfig {
                 is_on: self.model_cache,
                 folder: self.model_cache_folder,
                 max_bytes: self.model_cache_bytes,
+                quick_load: self.quick_load,
                 ..ModelCacheConfig::default()
             },
+            response_cache: ResponseCacheSize(self.response_cache_bytes),
             ..ServerConfig::default()
         };
         let model = &mut config.model;
@@ -221,22 +236,24 @@ impl Server {
         let (queue, handle) = (Arc::clone(&completions.queue), Arc::downgrade(&self.handle));
         let reply = move |answer| {
             if let Some(handle) = handle.upgrade() {
-                handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+                handle.tickets().remove(&token);
             }
             queue.push(token, answer);
         };
         let asked = request(inputs, question);
-        // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
-        let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        // Entered before the submission and filled in after it: an answer may overtake it, and removes the place.
+        self.handle.tickets().insert(token, None);
         let submitted = asked.and_then(|request| self.handle.submit(request, reply));
         match submitted {
             Ok(mut ticket) => {
                 ticket.wake();
-                tickets.insert(token, ticket);
+                if let Some(place) = self.handle.tickets().get_mut(&token) {
+                    *place = Some(ticket);
+                }
                 None
             }
             Err(error) => {
-                drop(tickets);
+                self.handle.tickets().remove(&token);
                 release_buffers(py);
                 Some(to_native(&error))
             }
@@ -245,8 +262,8 @@ impl Server {
 
     /// Takes the request of `token` out of the queue because nobody waits for it any more.
     fn cancel(&self, py: Python<'_>, token: u64) {
-        let ticket = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
-        if let Some(ticket) = ticket {
+        let ticket = self.handle.tickets().remove(&token);
+        if let Some(ticket) = ticket.flatten() {
             ticket.cancel();
         }
         release_buffers(py);
@@ -337,6 +354,9 @@ pub struct NativeServe {
     grpc_port: Option<u16>,
     metrics_port: u16,
     metrics: String,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
     max_request_bytes: usize,
     allow_client_shm: bool,
     compat: String,
@@ -366,6 +386,9 @@ impl NativeServe {
 pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyResult<()> {
     let trace = options.trace().or_raise(py)?;
     let NativeServe { path, host, http_port, grpc_port, metrics_port, .. } = options;
+    let tls = TlsFiles::of_options(options.tls_cert, options.tls_key, options.tls_client_ca)
+        .map_err(|problem| Error::new(ErrorKind::InvalidRequest, problem))
+        .or_raise(py)?;
     logging::start(&options.log_level, &options.log_format)
         .map_err(|problem| Error::invalid("log_level", problem))
         .or_raise(py)?;
@@ -383,7 +406,7 @@ pub fn serve(py: Python<'_>, options: NativeServe, config: NativeConfig) -> PyRe
     let mut config = config.parse().or_raise(py)?;
     config.metrics =
         options.metrics.parse().map_err(|problem| Error::invalid("metrics", problem)).or_raise(py)?;
-    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, wire, config };
+    let options = ServeOptions { path, host, http_port, grpc_port, metrics_port, tls, wire, config };
     detached(py, || serve_until_signal(options)).map_err(Error::from).or_raise(py)
 }
 

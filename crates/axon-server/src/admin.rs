@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axon::error::Echo;
+use axon::reason::Reason;
 use axon::repository::LoadOverrides;
 use axon::{Error, Result};
 use base64::Engine as _;
@@ -54,7 +55,8 @@ pub(crate) fn only_ready(body: &Bytes) -> Result<bool> {
     match object(body)?.get("ready") {
         None => Ok(false),
         Some(Value::Bool(ready)) => Ok(*ready),
-        Some(other) => Err(Error::invalid("ready", format_args!("expected a boolean, got {}", kind(other)))),
+        Some(other) => Err(Error::invalid("ready", format_args!("expected a boolean, got {}", kind(other)))
+            .because(Reason::IndexReady)),
     }
 }
 
@@ -77,15 +79,16 @@ pub(crate) fn overrides(body: &Bytes) -> Result<LoadOverrides> {
             })?;
             overrides.files.push((key, bytes));
         } else {
-            return Err(unknown_load_parameter(&key));
+            return Err(unknown_load_parameter(&key, "string"));
         }
     }
     Ok(overrides)
 }
 
 /// A parameter of a load that means nothing.
-pub(crate) fn unknown_load_parameter(key: &str) -> Error {
+pub(crate) fn unknown_load_parameter(key: &str, datatype: &'static str) -> Error {
     Error::invalid("parameters", format_args!("expected config or file:<version>/<name>, got {}", Echo(key)))
+        .because(Reason::LoadParameter(key.to_owned(), datatype))
 }
 
 /// Whether what depends on a model is to be unloaded with it.
@@ -201,16 +204,8 @@ pub(crate) fn log(app: &App, change: Option<Map<String, Value>>) -> Result<Value
             Value::Bool(value) => LogValue::Bool(value),
             Value::String(text) => LogValue::Text(text),
             Value::Number(number) if number.is_u64() => LogValue::Uint(number.as_u64().unwrap_or_default()),
-            other => {
-                return Err(Error::invalid(
-                    "settings",
-                    format_args!(
-                        "expected a boolean, a string or a whole number for {}, got {}",
-                        Echo(&key),
-                        kind(&other)
-                    ),
-                ));
-            }
+            Value::Number(number) => LogValue::Other(number.to_string()),
+            other => LogValue::Other(kind(&other).to_owned()),
         };
         update.insert(key, value);
     }
@@ -219,7 +214,7 @@ pub(crate) fn log(app: &App, change: Option<Map<String, Value>>) -> Result<Value
         let value = match value {
             LogValue::Bool(value) => json!(value),
             LogValue::Uint(value) => json!(value),
-            LogValue::Text(value) => json!(value),
+            LogValue::Text(value) | LogValue::Other(value) => json!(value),
         };
         (key.to_owned(), value)
     });

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axon::DataType;
@@ -29,6 +28,7 @@ pub fn ready(server: &InferenceServer, addresses: Addresses, elapsed: Duration) 
 
 fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration) -> String {
     let mut text = String::new();
+    let (http_scheme, grpc_scheme) = if addresses.is_tls { ("https", "grpcs") } else { ("http", "grpc") };
     let entries = server.models();
     let mut first = None;
     for (index, entry) in entries.iter().enumerate() {
@@ -54,17 +54,18 @@ fn ready_text(server: &InferenceServer, addresses: Addresses, elapsed: Duration)
         text.push_str("no models here yet\n");
     }
     if let Some(model) = first {
-        let _ = writeln!(text, "try it: {}", curl_line(model, addresses.http));
+        let _ =
+            writeln!(text, "try it: {}", curl_line(model, &format!("{http_scheme}://{}", addresses.http)));
     }
     let runtime = runtime_version().map(|version| format!(", ONNX Runtime {version}")).unwrap_or_default();
-    let Addresses { http, grpc, metrics } = addresses;
+    let Addresses { http, grpc, metrics, .. } = addresses;
     if let Some(metrics) = metrics {
-        let _ = writeln!(text, "metrics: http://{metrics}/metrics");
+        let _ = writeln!(text, "metrics: {http_scheme}://{metrics}/metrics");
     }
-    let grpc = grpc.map(|address| format!(" and grpc://{address}")).unwrap_or_default();
+    let grpc = grpc.map(|address| format!(" and {grpc_scheme}://{address}")).unwrap_or_default();
     let _ = writeln!(
         text,
-        "axon {} ready at http://{http}{grpc} in {:.2} s ({} cores{runtime})",
+        "axon {} ready at {http_scheme}://{http}{grpc} in {:.2} s ({} cores{runtime})",
         env!("CARGO_PKG_VERSION"),
         elapsed.as_secs_f64(),
         granted_cores(),
@@ -112,10 +113,10 @@ fn try_count(spec: &TensorSpec) -> usize {
     try_size(spec).into_iter().fold(1, usize::saturating_mul)
 }
 
-/// A line for a POSIX shell that asks the model for an answer to zeros.
+/// A line for a POSIX shell that asks the model for an answer to zeros; `base` is the server's address with its scheme.
 #[must_use]
-pub fn curl_line(model: &Model, address: SocketAddr) -> String {
-    let url = format!("http://{address}/v2/models/{}/versions/{}/infer", model.name(), model.version());
+pub fn curl_line(model: &Model, base: &str) -> String {
+    let url = format!("{base}/v2/models/{}/versions/{}/infer", model.name(), model.version());
     let inputs = &model.signature().inputs;
     let counts: Vec<usize> = inputs.iter().map(try_count).collect();
     if counts.iter().copied().fold(0, usize::saturating_add) <= TYPED_VALUES {

@@ -21,7 +21,9 @@ use crate::history::History;
 use crate::metrics::Scrapes;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
+use crate::tls::Tls;
 use crate::trace::{Span, Tracer};
+use crate::wakes::Wakes;
 
 /// Copies of more bytes than this are made on another thread: they take a millisecond or more.
 const INLINE_COPY: u64 = 4 << 20;
@@ -35,6 +37,7 @@ pub(crate) struct App {
     /// True when what has come is answered and the server is to end: what would go on for ever ends with it.
     pub finishing: watch::Receiver<bool>,
     pub answers: Arc<Answers>,
+    pub wakes: Arc<Wakes>,
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
@@ -43,6 +46,8 @@ pub(crate) struct App {
     /// Where models run that do not say.
     pub device: Device,
     pub ports: Arc<Ports>,
+    /// What the ports speak TLS with; `None` where they speak none.
+    pub tls: Option<Arc<Tls>>,
     pub scrapes: Scrapes,
     pub started: Instant,
     /// What was lately, for whoever looks at it.
@@ -66,7 +71,8 @@ impl App {
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
         let reply = move |answer| answers.push(sender, answer);
-        let ticket = self.server.submit_when_loaded(request, reply).await?;
+        let mut ticket = self.server.submit_when_loaded(request, reply).await?;
+        self.wakes.push(ticket.leave_wake());
         let response = ticket.finish(receiver).await?;
         observed.ran(response.timing);
         span.ran(&response);
@@ -111,8 +117,8 @@ impl App {
     }
 }
 
-/// Writes a failure to the log: loud where the server is to blame.
-pub(crate) fn log_failure(error: &Error, model: &str, id: Option<&str>, span: &Span) {
+/// Writes a failure to the log, for whoever answers with it: loud where the server is to blame.
+pub(crate) fn log_failure(error: &Error, model: Option<&str>, id: Option<&str>, span: &Span) {
     let trace_id = span.context().map(|context| tracing::field::display(context.trace_id()));
     let (request_id, cause, message) = (id, error.cause(), error.message());
     match error.kind() {

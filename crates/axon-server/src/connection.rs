@@ -2,32 +2,35 @@
 //!
 //! A connection's life: first byte → headers → busy → idle → headers → … Each phase but `busy` has a limit; a sweep
 //! once a second closes what is over it. Limits kept this way cost a request two stores, not a timer. HTTP/2 carries
-//! many requests at once: it is busy while any of them is, and never in `headers`.
+//! many requests at once: it is busy while any of them is, and never in `headers`. Over TLS it all begins with first
+//! byte → handshake.
 
 mod http2;
 mod port;
+mod stream;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
+use crate::tls::{Handshake, Tls};
 use crate::trace::Sending;
 pub(crate) use port::{Port, Ports};
+use stream::{Stream, Timed};
 
 /// What answers the requests of a port.
 pub(crate) trait Answer: Clone + Send + Sync + 'static {
@@ -55,6 +58,7 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 
 /// How long each phase may last.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(75);
 /// Clients of HTTP/2 keep their connection for long and answer pings on it.
@@ -66,6 +70,7 @@ const PHASE_HEADERS: u8 = 1;
 const PHASE_BUSY: u8 = 2;
 const PHASE_IDLE: u8 = 3;
 const PHASE_IDLE_HTTP2: u8 = 4;
+const PHASE_HANDSHAKE: u8 = 5;
 
 /// The first bytes of a connection are looked at in one read of at most so many.
 const FIRST_READ: usize = 1024;
@@ -85,9 +90,17 @@ struct Activity {
     /// Milliseconds from the server's start to when writing began to stall; 0 when it does not.
     stalled_since: AtomicU64,
     close: Notify,
+    /// The connection has been told to close.
+    is_told: AtomicBool,
 }
 
 impl Activity {
+    /// Tells the connection to close.
+    fn close(&self) {
+        self.is_told.store(true, Relaxed);
+        self.close.notify_one();
+    }
+
     fn enter(&self, phase: u8, now: u64) {
         self.phase.store(phase, Relaxed);
         self.since.store(now, Relaxed);
@@ -97,6 +110,7 @@ impl Activity {
         let over = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
         let limit = match self.phase.load(Relaxed) {
             PHASE_FIRST_BYTE => Some(FIRST_BYTE),
+            PHASE_HANDSHAKE => Some(HANDSHAKE),
             PHASE_HEADERS => Some(HEADERS),
             PHASE_IDLE => Some(IDLE),
             PHASE_IDLE_HTTP2 => Some(IDLE_HTTP2),
@@ -116,6 +130,8 @@ pub(crate) struct Connections {
     started: Instant,
     limit: usize,
     ports: Arc<Ports>,
+    /// What they are encrypted with.
+    tls: Option<Arc<Tls>>,
     /// Connections refused since the last sweep.
     refused: AtomicU64,
     open: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
@@ -123,12 +139,13 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// None yet, and never more than `limit`; they are counted in `ports`.
-    pub fn new(limit: usize, ports: &Arc<Ports>) -> Arc<Self> {
+    /// None yet, and never more than `limit`; they are counted in `ports`, and encrypted where `tls` is.
+    pub fn new(limit: usize, ports: &Arc<Ports>, tls: Option<&Arc<Tls>>) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             limit,
             ports: Arc::clone(ports),
+            tls: tls.cloned(),
             refused: AtomicU64::new(0),
             open: Mutex::default(),
             changed: Notify::new(),
@@ -160,6 +177,7 @@ impl Connections {
             since: AtomicU64::new(self.now()),
             stalled_since: AtomicU64::new(0),
             close: Notify::new(),
+            is_told: AtomicBool::new(false),
         });
         open.0 += 1;
         let id = open.0;
@@ -176,7 +194,7 @@ impl Connections {
         let now = self.now();
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for activity in open.1.values().filter(|activity| activity.is_over_its_limit(now)) {
-            activity.close.notify_one();
+            activity.close();
         }
     }
 
@@ -216,7 +234,8 @@ struct Open {
 impl Open {
     fn new(connections: &Arc<Connections>, activity: &Arc<Activity>) -> Self {
         if activity.open.fetch_add(1, Relaxed) == 0 {
-            activity.enter(PHASE_BUSY, connections.now());
+            // As long as it takes: its beginning does not matter.
+            activity.phase.store(PHASE_BUSY, Relaxed);
         }
         Self { connections: Arc::clone(connections), activity: Arc::clone(activity) }
     }
@@ -271,47 +290,77 @@ pub(crate) fn spawn<A: Answer>(
     tokio::spawn(run(answer.clone(), entered, stream, finish));
 }
 
+/// What comes next in the life of a connection.
+enum Next<T> {
+    Ended(T),
+    Close,
+    Finish,
+}
+
 /// Drives a connection until it ends, is told to close, or has finished what it began.
+///
+/// What is told from outside is looked for at first, and then only when there is news: the task's waker stays what it
+/// was, so it need not be handed over again with every request.
 macro_rules! drive {
     ($connection:expr, $activity:expr, $finish:expr) => {{
-        let mut connection = std::pin::pin!($connection);
+        let (mut connection, news) = (std::pin::pin!($connection), $finish.clone());
+        let mut closing = std::pin::pin!($activity.close.notified());
         let mut finishing = *$finish.borrow_and_update();
         if finishing {
             connection.as_mut().graceful_shutdown();
         }
         loop {
-            tokio::select! {
-                biased;
-                outcome = connection.as_mut() => {
-                    if let Err(error) = outcome {
-                        tracing::debug!("a connection ended: {}", error.to_string().escape_debug());
-                    }
+            let mut changing = std::pin::pin!($finish.changed());
+            let mut is_waiting = false;
+            let next = std::future::poll_fn(|context| {
+                if let Poll::Ready(outcome) = connection.as_mut().poll(context) {
+                    return Poll::Ready(Next::Ended(outcome));
+                }
+                let has_news = $activity.is_told.load(Relaxed) || news.has_changed().unwrap_or(true);
+                if is_waiting && !has_news {
+                    return Poll::Pending;
+                }
+                is_waiting = true;
+                if closing.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Next::Close);
+                }
+                if !finishing && changing.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Next::Finish);
+                }
+                Poll::Pending
+            })
+            .await;
+            match next {
+                Next::Ended(Ok(())) => return,
+                Next::Ended(Err(error)) => {
+                    tracing::debug!("a connection ended: {}", error.to_string().escape_debug());
                     return;
                 }
-                () = $activity.close.notified() => {
+                Next::Close => {
                     tracing::debug!("closed a connection that was silent, stalled or flooding");
                     return;
                 }
-                changed = $finish.changed(), if !finishing => {
+                Next::Finish => {
                     finishing = true;
-                    if changed.is_ok() {
-                        connection.as_mut().graceful_shutdown();
-                    }
+                    connection.as_mut().graceful_shutdown();
                 }
             }
         }
     }};
 }
 
-async fn run<A: Answer>(
-    answer: A,
-    entered: Entered,
-    mut stream: TcpStream,
-    mut finish: watch::Receiver<bool>,
-) {
+async fn run<A: Answer>(answer: A, entered: Entered, stream: TcpStream, mut finish: watch::Receiver<bool>) {
     // Answers are written whole; waiting to fill a segment would only add 40 ms.
     let _ = stream.set_nodelay(true);
     let (connections, activity) = (Arc::clone(&entered.connections), Arc::clone(&entered.activity));
+    let mut stream = match &connections.tls {
+        None => Stream::Plain(stream),
+        // On the heap, so that a plain connection needs no room for what a handshake does.
+        Some(tls) => match Box::pin(secured(tls, &entered, stream, &mut finish)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
     let first = tokio::select! {
         first = first_bytes(&mut stream) => first,
         () = activity.close.notified() => None,
@@ -353,8 +402,31 @@ async fn run<A: Answer>(
     drive!(http1, activity, finish);
 }
 
+/// Makes the handshake; `None` when the connection ended before.
+async fn secured(
+    tls: &Tls,
+    entered: &Entered,
+    stream: TcpStream,
+    finish: &mut watch::Receiver<bool>,
+) -> Option<Stream> {
+    let Entered { connections, port, activity, .. } = entered;
+    let began = || activity.enter(PHASE_HANDSHAKE, connections.now());
+    tokio::select! {
+        stream = tls.accept(*port, stream, began) => {
+            activity.enter(PHASE_FIRST_BYTE, connections.now());
+            Some(Stream::Tls(Box::new(stream?)))
+        }
+        () = activity.close.notified() => {
+            tls.count(Handshake::Timeout);
+            tracing::debug!(port = port.name(), "closed a connection whose TLS handshake took too long");
+            None
+        }
+        _ = finish.wait_for(|finish| *finish) => None,
+    }
+}
+
 /// Reads until it is known which protocol is spoken; `None` when the connection ended before.
-async fn first_bytes(stream: &mut TcpStream) -> Option<Bytes> {
+async fn first_bytes(stream: &mut Stream) -> Option<Bytes> {
     let mut first = [0; FIRST_READ];
     let mut length = 0;
     loop {
@@ -368,91 +440,5 @@ async fn first_bytes(stream: &mut TcpStream) -> Option<Bytes> {
         if read == 0 || !first.starts_with(known) || length >= HTTP2.len() {
             return Some(Bytes::copy_from_slice(first));
         }
-    }
-}
-
-/// A stream that notes when it was last read and whether writing stalls.
-struct Timed<'a> {
-    stream: TcpStream,
-    /// What was read to find out the protocol, and is not yet read again.
-    first: Bytes,
-    entered: &'a Entered,
-    guard: Option<http2::FloodGuard>,
-}
-
-impl Timed<'_> {
-    fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
-        let Entered { connections, activity, .. } = self.entered;
-        if outcome.is_pending() {
-            if activity.stalled_since.load(Relaxed) == 0 {
-                activity.stalled_since.store(connections.now(), Relaxed);
-            }
-            return outcome;
-        }
-        if activity.stalled_since.load(Relaxed) != 0 {
-            activity.stalled_since.store(0, Relaxed);
-            // A slow reader of a long answer is not idle.
-            activity.since.store(connections.now(), Relaxed);
-        }
-        outcome
-    }
-}
-
-impl AsyncRead for Timed<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        if self.first.has_remaining() {
-            let length = self.first.len().min(buffer.remaining());
-            buffer.put_slice(&self.first.split_to(length));
-        } else {
-            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        }
-        let Entered { connections, activity, .. } = self.entered;
-        if let Some(guard) = &mut self.guard {
-            if guard.floods(buffer.filled().get(before..).unwrap_or_default(), connections.now()) {
-                activity.close.notify_one();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        if matches!(activity.phase.load(Relaxed), PHASE_FIRST_BYTE | PHASE_IDLE) {
-            activity.enter(PHASE_HEADERS, connections.now());
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Timed<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.wrote(outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

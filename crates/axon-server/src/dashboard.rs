@@ -17,6 +17,7 @@ macro_rules! files {
 const FILES: &[(&str, &str, &[u8])] = files! {
     "/": HTML "index.html",
     "/dashboard": HTML "index.html",
+    "/dashboard/colours.css": CSS "colours.css",
     "/dashboard/style.css": CSS "style.css",
     "/dashboard/main.js": SCRIPT "main.js",
     "/dashboard/api.js": SCRIPT "api.js",
@@ -67,6 +68,29 @@ mod tests {
         assert_eq!(named, there);
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/dashboard");
         assert_eq!(std::fs::read_dir(folder).unwrap().count(), FILES.len() - 1, "a file is not served");
+    }
+
+    #[test]
+    fn a_colour_has_a_name_and_stands_in_one_file_for_both_pages() {
+        let colours = text("/dashboard/colours.css");
+        assert!(colours.contains("prefers-color-scheme: dark"));
+        let docs = |path| str::from_utf8(crate::page::asset(path).unwrap().1).unwrap();
+        for (page, sheet) in
+            [(text("/"), text("/dashboard/style.css")), (docs("/docs"), docs("/docs/page.css"))]
+        {
+            assert!(page.contains("href=\"dashboard/colours.css\""));
+            assert!(
+                !sheet.contains('#') && !sheet.contains("prefers-color-scheme"),
+                "a colour without a name"
+            );
+            for name in sheet.split("var(").skip(1).filter_map(|rest| rest.split(')').next()) {
+                assert_eq!(
+                    colours.matches(&format!("{name}:")).count(),
+                    2,
+                    "{name}: once in the light, once in the dark"
+                );
+            }
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+    HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -18,13 +18,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::access::Visit;
-use crate::app::{App, off_the_wire};
+use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::compat::{Compat, Context};
 use crate::connection::{Answer, Port};
 use crate::explain;
 use crate::host::check_host;
 use crate::origin::check_origin;
+use crate::present::{Known, Present};
 use crate::route::{MAX_URI, MemoryKind, MemoryVerb, ModelVerb, RepositoryVerb, Route, route};
 use crate::status::{Refusal, retry_after_seconds};
 use crate::trace::{Sending, Span};
@@ -69,7 +70,10 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
     let visit = Visit::begin(app.access, &request);
     let response = match answer(&app, request).await {
         Ok(response) => response,
-        Err(error) => refusal(&app, &error, Context::default()),
+        Err(error) => {
+            log_failure(&error, None, None, &Span::none());
+            refusal(&app, &error, Context::default())
+        }
     };
     // What asks a model is told of by its span.
     if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {
@@ -81,7 +85,8 @@ async fn handle(app: Arc<App>, request: Request<Incoming>) -> Response<Frames> {
 
 async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Frames>> {
     let (head, incoming) = request.into_parts();
-    if let Err(error) = check_head(&head) {
+    let present = Present::of(&head.headers);
+    if let Err(error) = check_head(&head, present) {
         return Ok(closing(refusal(app, &error, Context::default())));
     }
     if head.method == Method::OPTIONS {
@@ -92,41 +97,59 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
         Err(error) => return Ok(lost(app, &error, head.uri.path())),
     };
     match route {
-        Route::Live => is_well(app, &json!({ "live": true })),
-        Route::Ready => ready(app, head.uri.query()),
-        Route::Server => document(&verbs::server_metadata(app)),
-        Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } if verb.infers() => {
             let mut observed = app.server.observe(Protocol::Http, Some(name), version);
-            let span = infer::span(app, &head, name, version, verb);
+            let asked = Asked { head: &head, present, name, version };
+            let span = infer::span(app, asked, verb);
             observed.set_trace(span.kept_trace());
-            let asked = Asked { head: &head, name, version, span: &span };
-            let answered = infer::answer(app, asked, verb, incoming, &mut observed).await;
+            let answered = infer::answer(app, asked, verb, incoming, (&mut observed, &span)).await;
             let response = answered.unwrap_or_else(|error| {
                 observed.refuse(&error);
                 span.failed(&error);
+                log_failure(&error, Some(name), None, &span);
                 refusal(app, &error, Context { model: name, id: None })
             });
             end(observed, &response);
             Ok(span.answered(response))
         }
+        // Apart, so that the future of what is asked most is no larger than it needs to be.
+        route => Box::pin(other(app, &head, present, route, incoming)).await,
+    }
+}
+
+/// Answers what asks no model for an answer.
+async fn other(
+    app: &Arc<App>,
+    head: &Parts,
+    present: Present<'_>,
+    route: Route<'_>,
+    incoming: Incoming,
+) -> Result<Response<Frames>> {
+    match route {
+        Route::Live => is_well(app, &json!({ "live": true })),
+        Route::Ready => ready(app, head.uri.query()),
+        Route::Server => document(&verbs::server_metadata(app)),
+        Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } => {
-            let span = Span::none();
-            let answered =
-                model(app, Asked { head: &head, name, version, span: &span }, verb, incoming).await;
-            Ok(answered.unwrap_or_else(|error| refusal(app, &error, Context { model: name, id: None })))
+            let answered = model(app, Asked { head, present, name, version }, verb, incoming).await;
+            Ok(answered.unwrap_or_else(|error| {
+                log_failure(&error, Some(name), None, &Span::none());
+                refusal(app, &error, Context { model: name, id: None })
+            }))
         }
-        Route::TraceSetting => document(&admin::trace(app, None, change(app, &head, incoming).await?)?),
-        Route::Logging => document(&admin::log(app, change(app, &head, incoming).await?)?),
+        Route::TraceSetting => {
+            document(&admin::trace(app, None, change(app, head, present, incoming).await?)?)
+        }
+        Route::Logging => document(&admin::log(app, change(app, head, present, incoming).await?)?),
         Route::Repository { repository, verb } => {
-            let body = plain_body(app, &head, incoming).await?;
+            let body = plain_body(app, present, incoming).await?;
             repository_verb(app, repository, verb, body).await
         }
         Route::Metrics => metrics::answer(app, &head.headers).await,
         Route::Residency => document(&residency::report(app)),
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
-            let body = plain_body(app, &head, incoming).await?;
+            let body = plain_body(app, present, incoming).await?;
             shared_memory(app, kind, region, verb, &body)
         }
         Route::Overview => document(&overview::overview(app)),
@@ -195,13 +218,13 @@ fn shared_memory(
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     head: &'a Parts,
+    present: Present<'a>,
     name: &'a str,
     version: Option<u64>,
-    span: &'a Span,
 }
 
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, name, version, .. } = asked;
+    let Asked { head, present, name, version } = asked;
     match verb {
         ModelVerb::Metadata => {
             app.server.loaded_model(name, version, None).await?;
@@ -215,7 +238,7 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::Recent => document(&overview::recent(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::TraceSetting => {
-            document(&admin::trace(app, Some(name), change(app, head, incoming).await?)?)
+            document(&admin::trace(app, Some(name), change(app, head, present, incoming).await?)?)
         }
         ModelVerb::Config => {
             app.server.loaded_model(name, version, None).await?;
@@ -231,29 +254,30 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
 async fn change(
     app: &App,
     head: &Parts,
+    present: Present<'_>,
     incoming: Incoming,
 ) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
     if head.method != Method::POST {
         return Ok(None);
     }
-    admin::object(&plain_body(app, head, incoming).await?).map(Some)
+    admin::object(&plain_body(app, present, incoming).await?).map(Some)
 }
 
 /// The body of a verb other than inference, which is never compressed.
-async fn plain_body(app: &App, head: &Parts, incoming: Incoming) -> Result<Bytes> {
-    if let Some(encoding) = content_encoding(&head.headers) {
+async fn plain_body(app: &App, present: Present<'_>, incoming: Incoming) -> Result<Bytes> {
+    if let Some(encoding) = content_encoding(present) {
         return Err(Error::at(
             ErrorKind::UnsupportedMedia,
             "Content-Encoding",
             format_args!("expected identity, got {}", axon::error::Echo(&encoding)),
         ));
     }
-    check_content_type(&head.headers)?;
+    check_content_type(present)?;
     body::read(incoming, app.body_limit, 0).await
 }
 
 /// Checks what hyper lets through and two readers could take differently, or one for too much.
-fn check_head(head: &Parts) -> Result<()> {
+fn check_head(head: &Parts, present: Present<'_>) -> Result<()> {
     let uri_length = head.uri.path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri_length > MAX_URI {
         return Err(Error::at(
@@ -262,13 +286,17 @@ fn check_head(head: &Parts) -> Result<()> {
             format_args!("expected at most {MAX_URI} bytes, got {uri_length}"),
         ));
     }
-    let hosts = head.headers.get_all(HOST).iter().count();
     // HTTP/2 names the host beside the headers.
-    if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
+    let lacks_host = !present.has(Known::Host) && head.version == Version::HTTP_11;
+    if present.repeats(Known::Host) || lacks_host {
+        let hosts = head.headers.get_all(HOST).iter().count();
         return Err(Error::invalid("Host", format_args!("expected one Host header, got {hosts}")));
     }
     check_host(head.version, &head.uri, &head.headers)?;
-    check_origin(head)?;
+    check_origin(head, present)?;
+    if !present.has(Known::TransferEncoding) {
+        return Ok(());
+    }
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if encodings.next().is_some_and(|value| !chunked(value)) || encodings.next().is_some() {
@@ -278,8 +306,11 @@ fn check_head(head: &Parts) -> Result<()> {
 }
 
 /// JSON, binary, or nothing said; `curl -d` says form, and means JSON.
-fn check_content_type(headers: &HeaderMap) -> Result<()> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+fn check_content_type(present: Present<'_>) -> Result<()> {
+    let Some(value) = present.get(Known::ContentType) else { return Ok(()) };
+    if matches!(value.as_bytes(), b"application/json" | b"application/octet-stream") {
+        return Ok(());
+    }
     let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
     let (media, parameters) = text.split_once(';').unwrap_or((&text, ""));
     let media_known = matches!(
@@ -303,12 +334,12 @@ fn check_content_type(headers: &HeaderMap) -> Result<()> {
 }
 
 /// The encoding of the body; `None` when there is none.
-fn content_encoding(headers: &HeaderMap) -> Option<String> {
-    let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
-    let encoding = encodings.next()?.to_str().unwrap_or("?").trim().to_ascii_lowercase();
-    if encodings.next().is_some() {
+fn content_encoding(present: Present<'_>) -> Option<String> {
+    let value = present.get(Known::ContentEncoding)?;
+    if present.repeats(Known::ContentEncoding) {
         return Some("several".to_owned());
     }
+    let encoding = value.to_str().unwrap_or("?").trim().to_ascii_lowercase();
     (encoding != "identity").then_some(encoding)
 }
 

@@ -27,6 +27,7 @@ pub mod openapi;
 mod origin;
 mod overview;
 pub mod page;
+mod present;
 pub mod proto;
 mod residency;
 pub mod route;
@@ -38,11 +39,13 @@ mod size;
 mod spread;
 pub mod status;
 mod timing;
+pub mod tls;
 pub mod trace;
 mod verbs;
+mod wakes;
 
 pub use residency::Keep;
-pub use size::size;
+pub use size::{size, size_or_none};
 
 pub use serve::{
     Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
+    ResponseCacheSize,
 };
+use axon::residency::EvictionPolicy;
 use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
+use axon_server::tls::TlsFiles;
 use axon_server::trace::{Protocol, TraceOptions};
 use axon_server::{
     BODY_LIMIT, MAX_REQUEST_BYTES, ServeError, ServeOptions, load_check, logging, serve_until_signal,
@@ -44,6 +47,8 @@ struct Arguments {
     /// on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: neither
     #[arg(long, default_value_t)]
     metrics: Metrics,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// The most bytes of a request, as sent and decoded
     #[arg(long, default_value_t = BODY_LIMIT, value_parser = request_bytes)]
     max_request_bytes: usize,
@@ -105,6 +110,10 @@ struct Arguments {
     /// cgroup has, less a tenth of that, or 256 MiB where that is more
     #[arg(long, value_name = "SIZE", value_parser = axon_server::size)]
     memory_budget: Option<u64>,
+    /// value or lru: which models leave first in mode auto. value: those whose bytes save the least time of loading; lru:
+    /// those that were used longest ago, to compare with
+    #[arg(long, default_value_t)]
+    eviction_policy: EvictionPolicy,
     /// How often the repository is looked at in mode poll, in seconds; 0 leaves it to the system to tell of changes
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
     repository_poll_secs: u64,
@@ -118,6 +127,17 @@ struct Arguments {
     /// The bytes of address space that a trial may take; chosen by the model's size by default
     #[arg(long, value_name = "BYTES")]
     load_check_bytes: Option<u64>,
+    #[command(flatten)]
+    cache: CacheArguments,
+    /// The name of a lone model file's model; the file's by default
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    trace: TraceArguments,
+}
+
+#[derive(clap::Args)]
+struct CacheArguments {
     /// Where models are kept as they are made ready for this machine, to load faster: a folder, or off;
     /// `$XDG_CACHE_HOME/axon/models` by default
     #[arg(long, value_name = "DIR|off")]
@@ -125,11 +145,30 @@ struct Arguments {
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
     #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
-    /// The name of a lone model file's model; the file's by default
+    /// The bytes of answers that are kept for the same questions, of all models whose configuration asks for it, such as
+    /// 64MiB; 0 keeps none
+    #[arg(long, default_value = "64MiB", value_name = "SIZE", value_parser = axon_server::size_or_none)]
+    response_cache_size: u64,
+    /// Has an imported model answer before its weights are packed, within milliseconds of its load, until they are; those
+    /// answers may differ in their last bits from the later ones
     #[arg(long)]
-    name: Option<String>,
-    #[command(flatten)]
-    trace: TraceArguments,
+    quick_load: bool,
+}
+
+#[derive(clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the options are called so")]
+struct TlsArguments {
+    /// Speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from it to
+    /// one that clients trust. It is read again when it changes
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked ones in
+    /// it names
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -161,9 +200,12 @@ fn main() -> ExitCode {
         eprintln!("axon-server: --log-level, --log-format: {message}");
         return ExitCode::from(2);
     }
-    let Some(options) = options(arguments) else {
-        eprintln!("axon-server: --request-timeout: expected 0.001 to 300 seconds");
-        return ExitCode::from(2);
+    let options = match options(arguments) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("axon-server: {problem}");
+            return ExitCode::from(2);
+        }
     };
     match serve_until_signal(options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -186,12 +228,14 @@ fn latency_target(text: &str) -> Result<Duration, String> {
     target.ok_or_else(|| "expected a time such as 10ms or 0.5s, more than 0 and at most 300s".to_owned())
 }
 
-fn options(arguments: Arguments) -> Option<ServeOptions> {
+fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     let timeout = arguments.request_timeout;
     if !(0.001..=300.0).contains(&timeout) {
-        return None;
+        return Err("--request-timeout: expected 0.001 to 300 seconds".to_owned());
     }
+    let TlsArguments { tls_cert, tls_key, tls_client_ca } = arguments.tls;
     let mut options = ServeOptions::new(arguments.path);
+    options.tls = TlsFiles::of_options(tls_cert, tls_key, tls_client_ca)?;
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
@@ -211,12 +255,16 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
+    options.config.eviction_policy = arguments.eviction_policy;
+    let answers = usize::try_from(arguments.cache.response_cache_size).unwrap_or(usize::MAX);
+    options.config.response_cache = ResponseCacheSize(answers);
     options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
-    cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));
-    cache.folder = arguments.model_cache.filter(|_| cache.is_on);
-    cache.max_bytes = arguments.model_cache_size;
+    cache.is_on = arguments.cache.model_cache.as_deref() != Some(Path::new("off"));
+    cache.folder = arguments.cache.model_cache.filter(|_| cache.is_on);
+    cache.max_bytes = arguments.cache.model_cache_size;
+    cache.quick_load = arguments.cache.quick_load;
     let check = &mut options.config.load_check;
     check.mode = arguments.load_check;
     check.time = Duration::from_secs(arguments.load_check_secs);
@@ -231,7 +279,7 @@ fn options(arguments: Arguments) -> Option<ServeOptions> {
     model.profile = arguments.profile;
     model.device = arguments.device;
     model.batching = if arguments.no_batching { Batching::Off } else { arguments.batching };
-    Some(options)
+    Ok(options)
 }
 
 fn request_bytes(text: &str) -> Result<usize, String> {

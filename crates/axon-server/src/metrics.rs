@@ -1,7 +1,7 @@
 //! What the server tells of itself, as Prometheus and OpenMetrics read it.
 //!
 //! `declared` is the one list of what is told, from which `docs/metrics.md` is made; `collect` and `triton` fill it from
-//! the engine's counters, `process` from the system's; `text` and `protobuf` write it; `negotiate` chooses the form.
+//! the engine's counters, `process` from the system's, `gpu` from the driver's; `text` and `protobuf` write it; `negotiate` chooses the form.
 //! `scrape` answers.
 //!
 //! Invariants: a label's value is the name of a model that was loaded, or from a fixed set; all counters of one version
@@ -10,6 +10,7 @@
 mod collect;
 mod declared;
 mod family;
+mod gpu;
 mod negotiate;
 mod process;
 mod protobuf;

@@ -7,11 +7,10 @@
 use axon::error::Echo;
 use axon::{Error, ErrorKind, Result};
 use hyper::Method;
-use hyper::header::{HOST, HeaderName, HeaderValue, ORIGIN};
+use hyper::header::{HOST, HeaderValue};
 use hyper::http::request::Parts;
 
-/// What a browser says of the page that asks, on connections that it trusts, loopback among them.
-const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+use crate::present::{Known, Present};
 
 /// Checks that a request that may change something is not sent for a page of another site.
 ///
@@ -19,12 +18,14 @@ const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 ///
 /// # Errors
 /// [`ErrorKind::PermissionDenied`] at `Origin`.
-pub(crate) fn check_origin(head: &Parts) -> Result<()> {
+pub(crate) fn check_origin(head: &Parts, present: Present<'_>) -> Result<()> {
+    // `Sec-Fetch-Site` is what a browser says of the page that asks, on connections that it trusts, loopback among them.
+    let (origin, site) = (present.get(Known::Origin), present.get(Known::Site));
     if [Method::GET, Method::HEAD, Method::OPTIONS].contains(&head.method) {
         return Ok(());
     }
-    let origin = head.headers.get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()));
-    let is_own = match head.headers.get(SITE) {
+    let origin = origin.map(|origin| String::from_utf8_lossy(origin.as_bytes()));
+    let is_own = match site {
         Some(site) => matches!(site.as_bytes(), b"same-origin" | b"none"),
         None => origin.as_deref().is_none_or(|origin| is_host(head, origin)),
     };
@@ -63,7 +64,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let checked = check_origin(&head);
+        let checked = check_origin(&head, Present::of(&head.headers));
         if let Err(error) = &checked {
             assert_eq!((error.kind(), error.field()), (ErrorKind::PermissionDenied, Some("Origin")));
         }

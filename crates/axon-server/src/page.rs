@@ -1,6 +1,6 @@
 //! The page that shows the server's OpenAPI document, and lets one try what is in it.
 //!
-//! Three files in the binary: nothing is downloaded from elsewhere and nothing is built. The page works under
+//! Three files in the binary, and the colours of [`crate::dashboard`]: nothing is downloaded from elsewhere and nothing is built. The page works under
 //! [`CONTENT_SECURITY_POLICY`], and its links are relative, so that it works behind a proxy's prefix too.
 
 /// The policy to serve every asset with: nothing but this server's own files and answers, in no one's frame.

@@ -145,6 +145,11 @@ impl Route<'_> {
     }
 
     fn takes(&self, method: &Method) -> bool {
+        if let Self::Model { verb, .. } = self
+            && verb.infers()
+        {
+            return *method == Method::POST;
+        }
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 }

@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::access::AccessLog;
-use crate::answers::Answers;
 use crate::app::{App, InFlight};
 use crate::compat::Compat;
 use crate::connection::{self, Answer, Connections};
@@ -27,7 +26,9 @@ use crate::overview;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
+use crate::tls::{Tls, TlsFiles, follow};
 use crate::trace::{TraceOptions, Tracer};
+use crate::wakes::Wakes;
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -57,6 +58,8 @@ pub struct ServeOptions {
     pub grpc_port: Option<u16>,
     /// The port for metrics; 0 takes a free one. Where metrics are off, there is none.
     pub metrics_port: u16,
+    /// What all ports speak TLS with; `None` speaks none.
+    pub tls: Option<TlsFiles>,
     /// How the protocol is spoken.
     pub wire: WireOptions,
     /// How the models are run.
@@ -105,6 +108,7 @@ impl ServeOptions {
             http_port: 8000,
             grpc_port: Some(8001),
             metrics_port: 8002,
+            tls: None,
             wire: WireOptions::default(),
             config: ServerConfig::default(),
         }
@@ -119,10 +123,13 @@ pub struct Listeners {
     pub grpc: Option<TcpListener>,
     /// For metrics.
     pub metrics: Option<TcpListener>,
+    /// What all of them speak TLS with; `None` speaks none.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Listeners {
     async fn bind(options: &ServeOptions) -> Result<Self, ServeError> {
+        let tls = options.tls.clone().map(Tls::open).transpose().map_err(ServeError::Listen)?;
         let http = bind(options.host, options.http_port, "--http-port").await?;
         let grpc = match options.grpc_port {
             Some(port) => Some(bind(options.host, port, "--grpc-port").await?),
@@ -132,7 +139,7 @@ impl Listeners {
             Metrics::On => Some(bind(options.host, options.metrics_port, "--metrics-port").await?),
             Metrics::Off => None,
         };
-        Ok(Self { http, grpc, metrics })
+        Ok(Self { http, grpc, metrics, tls })
     }
 
     fn addresses(&self) -> Result<Addresses, ServeError> {
@@ -143,6 +150,7 @@ impl Listeners {
             http: address(&self.http)?,
             grpc: self.grpc.as_ref().map(address).transpose()?,
             metrics: self.metrics.as_ref().map(address).transpose()?,
+            is_tls: self.tls.is_some(),
         })
     }
 }
@@ -156,6 +164,8 @@ pub struct Addresses {
     pub grpc: Option<SocketAddr>,
     /// For metrics.
     pub metrics: Option<SocketAddr>,
+    /// Whether they speak TLS.
+    pub is_tls: bool,
 }
 
 /// Why the server did not start or did not end well.
@@ -187,13 +197,16 @@ impl std::error::Error for ServeError {}
 /// [`ServeError`] when the address is taken or the lone model cannot be served.
 pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
+    // As many threads allocate at the same time at most.
+    synapse::settle_allocator(granted_cores().get());
     options.wire.trace.check().map_err(|error| ServeError::Listen(error.message().to_owned()))?;
     let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {
         let stop = signals::first_of_interrupt_and_terminate()
             .map_err(|error| ServeError::Model(Error::internal(error)))?;
         let listeners = Listeners::bind(&options).await?;
-        if !options.host.is_loopback() {
+        let asks_clients = listeners.tls.as_ref().is_some_and(|tls| tls.asks_clients());
+        if !options.host.is_loopback() && !asks_clients {
             tracing::warn!(
                 "listening on {}: whoever reaches it can use the models, nobody is asked who they are",
                 options.host
@@ -223,10 +236,11 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     outcome
 }
 
-/// One thread moves bytes where there are two cores or fewer; the models need the rest.
+/// Threads that move bytes: few, as the models need the rest of the cores. Two cores have two, so that small models, which
+/// cost less than their bytes, can have both.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let cores = granted_cores().get();
-    let mut builder = if cores <= 2 {
+    let mut builder = if cores == 1 {
         tokio::runtime::Builder::new_current_thread()
     } else {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -268,13 +282,15 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let (finish, finishing) = watch::channel(false);
     let (tracer, exporter) = Tracer::start(&options.trace)?.unzip();
-    let app = Arc::new(app(server.clone(), &options, tracer, finishing.clone()));
-    let answers = Arc::clone(&app.answers);
+    let tls = listeners.tls.clone();
+    let app = Arc::new(app(server.clone(), &options, tls.clone(), tracer, finishing.clone()));
+    let (answers, wakes) = (Arc::clone(&app.answers), Arc::clone(&app.wakes));
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
     let delivering = tokio::spawn(async move { answers.deliver().await });
-    let connections = Connections::new(connection_limit(), &app.ports);
+    let waking = tokio::spawn(async move { wakes.deliver().await });
+    let connections = Connections::new(connection_limit(), &app.ports, tls.as_ref());
     // Of their own, so that scrapers never take the place of a caller.
-    let scrapers = Connections::new(MAX_SCRAPERS, &app.ports);
+    let scrapers = Connections::new(MAX_SCRAPERS, &app.ports, tls.as_ref());
     let scrape = Scrape(Arc::clone(&app));
     {
         let accepting_http = accept(Some(&listeners.http), &http, &connections, &finishing);
@@ -302,6 +318,7 @@ pub async fn serve(
             () = accepting_grpc => {}
             () = accepting_metrics => {}
             () = sweeping => {}
+            () = follow(tls) => {}
         }
     }
     drop(listeners);
@@ -314,6 +331,7 @@ pub async fn serve(
     };
     let _ = tokio::time::timeout(FLUSH_LIMIT, flushed).await;
     delivering.abort();
+    waking.abort();
     if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
     }
@@ -329,6 +347,7 @@ pub async fn serve(
 fn app(
     server: InferenceServer,
     options: &WireOptions,
+    tls: Option<Arc<Tls>>,
     tracer: Option<Arc<Tracer>>,
     finishing: watch::Receiver<bool>,
 ) -> App {
@@ -338,13 +357,15 @@ fn app(
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
         finishing,
-        answers: Arc::new(Answers::default()),
+        answers: Arc::default(),
+        wakes: Arc::new(Wakes::default()),
         settings: Settings::new(tracing),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
         metrics: options.metrics,
         device: options.device,
         ports: Arc::default(),
+        tls,
         scrapes: Scrapes::default(),
         access: options.access,
         tracer,

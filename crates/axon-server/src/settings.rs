@@ -5,6 +5,7 @@
 mod trace;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axon::error::Echo;
@@ -26,6 +27,20 @@ pub enum LogValue {
     Uint(u64),
     /// A text.
     Text(String),
+    /// What no setting takes, described: a number that is negative or not whole, an array.
+    Other(String),
+}
+
+/// As a message says what came.
+impl fmt::Display for LogValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Uint(value) => value.fmt(f),
+            Self::Text(text) => Echo(text).fmt(f),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
 }
 
 /// All settings of a server.
@@ -111,7 +126,7 @@ fn log_change(key: &str, value: LogValue) -> Result<LogChange> {
     };
     if let Some((key, level)) = level {
         let LogValue::Bool(on) = value else {
-            return Err(Error::invalid(key, "expected a boolean, got something else"));
+            return Err(Error::invalid(key, format_args!("expected a boolean, got {value}")));
         };
         return Ok(Box::new(move |_| logging::switch(level, on)));
     }
@@ -119,9 +134,10 @@ fn log_change(key: &str, value: LogValue) -> Result<LogChange> {
         ("log_verbose_level", LogValue::Uint(verbosity)) => {
             Ok(Box::new(move |_| logging::set_verbosity(verbosity)))
         }
-        ("log_verbose_level", _) => {
-            Err(Error::invalid("log_verbose_level", "expected a whole number, got something else"))
-        }
+        ("log_verbose_level", other) => Err(Error::invalid(
+            "log_verbose_level",
+            format_args!("expected a whole number from 0 to 2^64 - 1, got {other}"),
+        )),
         ("log_format", LogValue::Text(format)) if matches!(format.as_str(), "default" | "ISO8601") => {
             let format = if format == "default" { LogFormat::Default } else { LogFormat::Iso8601 };
             Ok(Box::new(move |settings| *lock(&settings.log_format) = format))
@@ -131,7 +147,9 @@ fn log_change(key: &str, value: LogValue) -> Result<LogChange> {
             format_args!("expected `default` or `ISO8601`, got {}", Echo(&format)),
         )
         .because(Reason::LogFormat(format))),
-        ("log_format", _) => Err(Error::invalid("log_format", "expected a string, got something else")),
+        ("log_format", other) => {
+            Err(Error::invalid("log_format", format_args!("expected a string, got {other}")))
+        }
         ("log_file", _) => Err(file_setting("log_file", "log")),
         _ => Err(Error::invalid(
             "settings",
@@ -149,16 +167,23 @@ mod tests {
 
     #[test]
     fn a_wrong_log_setting_is_named() {
+        let other = |what: &str| LogValue::Other(what.to_owned());
         let settings = Settings::new(None);
         let check = |key: &str, value: LogValue, kind: ErrorKind, field: &str| {
             let error = settings.set_log(BTreeMap::from([(key.to_owned(), value)])).unwrap_err();
             assert_eq!((error.kind(), error.field()), (kind, Some(field)), "{key}");
+            error.message().to_owned()
         };
         let text = |text: &str| LogValue::Text(text.to_owned());
         check("log_format", text("x"), ErrorKind::InvalidRequest, "log_format");
         check("log_file", text("/tmp/x"), ErrorKind::Unimplemented, "log_file");
         check("log_info", text("yes"), ErrorKind::InvalidRequest, "log_info");
-        check("log_verbose_level", LogValue::Bool(true), ErrorKind::InvalidRequest, "log_verbose_level");
+        for (value, got) in [(LogValue::Bool(true), "true"), (other("-1"), "-1"), (other("1e30"), "1e30")] {
+            let message = check("log_verbose_level", value, ErrorKind::InvalidRequest, "log_verbose_level");
+            assert!(message.ends_with(&format!("expected a whole number from 0 to 2^64 - 1, got {got}")));
+        }
+        let message = check("log_error", LogValue::Uint(3), ErrorKind::InvalidRequest, "log_error");
+        assert_eq!(message, "log_error: expected a boolean, got 3");
         check("log_colour", LogValue::Bool(true), ErrorKind::InvalidRequest, "settings");
     }
 }

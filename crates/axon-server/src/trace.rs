@@ -59,7 +59,7 @@ impl TraceOptions {
     pub fn check(&self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.ratio) {
             let expected = format_args!("expected a number from 0 to 1, got {}", self.ratio);
-            return Err(Error::invalid("trace_ratio", expected));
+            return Err(Error::invalid("--trace-ratio", expected));
         }
         Destination::find(self, variable).map(drop)
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::residency::EvictionPolicy;
+
 /// Where models run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Device {
@@ -20,6 +22,15 @@ pub enum Device {
 }
 
 impl Device {
+    /// ONNX Runtime's name of what runs models on it.
+    #[must_use]
+    pub const fn provider(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPUExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+        }
+    }
+
     /// The name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -308,6 +319,9 @@ pub struct ModelCacheConfig {
     pub least_bytes: u64,
     /// How long no model must have been loaded before one is imported in the background.
     pub quiet: Duration,
+    /// Whether an imported model answers before its weights are packed; those answers may differ in their last bits from
+    /// the later ones.
+    pub quick_load: bool,
 }
 
 impl Default for ModelCacheConfig {
@@ -319,6 +333,7 @@ impl Default for ModelCacheConfig {
             // **Source:** docs/decisions/0008: below, less than 15 ms of a load can be saved.
             least_bytes: 4 << 20,
             quiet: Duration::from_secs(3),
+            quick_load: false,
         }
     }
 }
@@ -377,6 +392,10 @@ pub struct ServerConfig {
     /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
     /// has, less a tenth of that or 256 MiB.
     pub memory_budget: Option<u64>,
+    /// Which models leave first in [`ControlMode::Auto`].
+    pub eviction_policy: EvictionPolicy,
+    /// The bytes of answers that are kept, of all models that ask for it; 0 keeps none.
+    pub response_cache: ResponseCacheSize,
     /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
     /// one of a GPU, and never fewer than one model alone uses.
     pub lanes: Option<NonZeroUsize>,
@@ -385,6 +404,16 @@ pub struct ServerConfig {
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,
+}
+
+/// Bytes of answers that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseCacheSize(pub usize);
+
+impl Default for ResponseCacheSize {
+    fn default() -> Self {
+        Self(64 << 20)
+    }
 }
 
 /// A time between two looks at the repository. **Source:** Triton's `--repository-poll-secs` for the default.

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use crate::reason::Reason;
+use crate::request::Timing;
 
 /// The longest piece of a caller's own text that a message repeats, in bytes.
 pub const ECHO_LIMIT: usize = 64;
@@ -67,6 +68,7 @@ pub struct Error {
     retry_after: Option<Duration>,
     source: Option<String>,
     reason: Option<Box<Reason>>,
+    timing: Option<Box<Timing>>,
 }
 
 /// The engine's result.
@@ -85,7 +87,7 @@ impl Error {
             message.truncate(end);
             message.push('…');
         }
-        Self { kind, message, field: None, retry_after: None, source: None, reason: None }
+        Self { kind, message, field: None, retry_after: None, source: None, reason: None, timing: None }
     }
 
     /// A request that is wrong at `field`, a path such as `inputs[0].shape[1]`; the message begins with it.
@@ -138,6 +140,13 @@ impl Error {
         self
     }
 
+    /// The same error of a request whose run failed: how that was.
+    #[must_use]
+    pub fn with_timing(mut self, timing: Timing) -> Self {
+        self.timing = Some(Box::new(timing));
+        self
+    }
+
     /// A defect of the server; `source` goes to the log, the caller learns only that it happened.
     #[must_use]
     pub fn internal(source: impl fmt::Display) -> Self {
@@ -186,6 +195,12 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         self.reason.as_deref()
+    }
+
+    /// How the run was that failed; `None` where there was none.
+    #[must_use]
+    pub fn timing(&self) -> Option<&Timing> {
+        self.timing.as_deref()
     }
 
     /// The cause, for the log only.

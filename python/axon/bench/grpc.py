@@ -14,6 +14,8 @@ with needed("grpc"):
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from axon._tls import Trust
+
 __all__ = ["GrpcTarget"]
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
@@ -41,11 +43,14 @@ _CONNECTION_TEXTS: Final = (
 class GrpcTarget:
     """A server that is asked over gRPC."""
 
-    def __init__(self, target: str, message: bytes, *, is_secure: bool) -> None:
-        """Send `message`, a `ModelInferRequest`, to `target`, `host:port`. Make it inside the loop that sends."""
+    def __init__(self, target: str, message: bytes, trust: Trust | None) -> None:
+        """Send `message`, a `ModelInferRequest`, to `target`, `host:port`, over TLS where `trust` is not None.
+
+        Make it inside the loop that sends.
+        """
         self._message = message
         self._next = 0
-        self._channels = [_channel(target, is_secure=is_secure) for _ in range(_CHANNELS)]
+        self._channels = [_channel(target, trust) for _ in range(_CHANNELS)]
         # The bytes go as they are, and an answer's are not read.
         self._calls: list[Callable[..., Any]] = [channel.unary_unary(_METHOD) for channel in self._channels]
 
@@ -67,7 +72,7 @@ class GrpcTarget:
             await channel.close()
 
 
-def _channel(target: str, *, is_secure: bool) -> Any:  # noqa: ANN401 - the library has no types
-    if is_secure:
-        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
+def _channel(target: str, trust: Trust | None) -> Any:  # noqa: ANN401 - the library has no types
+    if trust is not None:
+        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(*trust.texts()), options=_OPTIONS)
     return grpc.aio.insecure_channel(target, options=_OPTIONS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from axon.client._failure import read_body
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from axon._tls import Trust
     from axon.client._http import HttpRequest
 
 __all__ = ["HttpTarget"]
@@ -203,13 +203,13 @@ class _Connection(asyncio.Protocol):
 class HttpTarget:
     """A server that is asked over HTTP/1.1, with a connection for each request that is under way."""
 
-    def __init__(self, url: str, request: HttpRequest) -> None:
+    def __init__(self, url: str, request: HttpRequest, trust: Trust) -> None:
         """Ask the server at `url`, which has a scheme and a host; nothing is opened yet."""
         parts = urlsplit(url)
         is_secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if is_secure else 80)
-        self._tls = ssl.create_default_context() if is_secure else None
+        self._tls = trust.context() if is_secure else None
         self._idle: list[_Connection] = []
         self._every: set[_Connection] = set()
         headers = {

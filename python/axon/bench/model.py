@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from axon._url import shown
 from axon.bench.record import Failure
 from axon.errors import AxonError, ServerError
 from axon.metadata import TensorMetadata
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from axon._tensors import Array
+    from axon._tls import Trust
     from axon.bench.load import Target
     from axon.client._call import Call
 
@@ -54,8 +56,8 @@ class Model:
     close: Callable[[], None]
 
 
-def on_server(url: str, name: str, version: str | None) -> Model:
-    """Ask the server at `url` what a model takes.
+def on_server(url: str, name: str, version: str | None, trust: Trust) -> Model:
+    """Ask the server at `url`, which `trust` is about, what a model takes.
 
     Raises:
         InvalidRequest: `url` is none; its field is "url".
@@ -64,7 +66,7 @@ def on_server(url: str, name: str, version: str | None) -> Model:
     """
     from axon.client import Client  # noqa: PLC0415 - and below: only the transport that is used is imported
 
-    with Client(url, timeout_s=10.0) as client:
+    with Client(url, timeout_s=10.0, ca=trust.ca, certificate=trust.certificate) as client:
         is_grpc = url.startswith(("grpc://", "grpcs://"))
         said = client.metadata(name, version=version)
         is_binary = is_grpc or "binary_tensor_data" in (client.metadata().get("extensions") or ())
@@ -86,7 +88,7 @@ def on_server(url: str, name: str, version: str | None) -> Model:
         from axon.client._http import HttpCodec  # noqa: PLC0415
 
         whole = url if "://" in url else f"http://{url}"
-        target = HttpTarget(whole, HttpCodec().request(call(inputs), told_s))
+        target = HttpTarget(whole, HttpCodec().request(call(inputs), told_s), trust)
         return ClosableTarget(target, target.close)
 
     def over_grpc(inputs: Inputs, told_s: float | None) -> ClosableTarget:
@@ -95,7 +97,7 @@ def on_server(url: str, name: str, version: str | None) -> Model:
 
         message = GrpcCodec().request(call(inputs), told_s).message.SerializeToString()
         scheme, _, rest = url.partition("://")
-        target = GrpcTarget(rest.rstrip("/"), message, is_secure=scheme == "grpcs")
+        target = GrpcTarget(rest.rstrip("/"), message, trust if scheme == "grpcs" else None)
         return ClosableTarget(target, target.close)
 
     return Model(
@@ -103,7 +105,7 @@ def on_server(url: str, name: str, version: str | None) -> Model:
         version=version,
         takes=takes,
         protocol="grpc" if is_grpc else "http",
-        address=url,
+        address=shown(url),
         target=over_grpc if is_grpc else over_http,
         close=lambda: None,
     )

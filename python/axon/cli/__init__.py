@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from axon import __version__
 from axon.cli import add, bench, cache, examine, explain, infer, inspect, residency, serve, simulate, top
+from axon.cli.options import in_options
 from axon.cli.parser import Parser
-from axon.errors import AxonError
+from axon.errors import AxonError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,11 @@ def _run(parser: Parser, arguments: Sequence[str] | None) -> int:
         parser.error("the following arguments are required: COMMAND")
     try:
         code: int = chosen.run(chosen)
+    except InvalidRequest as error:
+        # What is wrong with an option ends like what the parser itself finds wrong.
+        text = in_options(error)
+        print(f"axon {chosen.command}: {text or error}", file=sys.stderr)
+        return 1 if text is None else 2
     except AxonError as error:
         print(f"axon {chosen.command}: {error}", file=sys.stderr)
         return 1

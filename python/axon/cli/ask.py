@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from axon._url import shown
 from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    from axon._tls import Trust
 
 __all__ = ["URL", "ask", "base_of", "tell"]
 
@@ -19,40 +23,45 @@ def base_of(url: str) -> str:
     return (url if "://" in url else f"http://{url}").rstrip("/")
 
 
-def ask(url: str, path: str, member: str) -> dict[str, Any]:
+def ask(url: str, path: str, member: str, trust: Trust) -> dict[str, Any]:
     """Return the JSON object that the server at `url` has at `path`.
 
     Args:
         url: The server, with or without a scheme.
         path: Below the server's address, without a slash in front.
         member: One that an Axon server's answer has.
+        trust: Whom to take for it over TLS.
 
     Raises:
+        InvalidRequest: `trust` is of no use for `url`.
         AxonError: The server cannot be asked, refuses, or is none of Axon's.
     """
     base = base_of(url)
-    document = _exchange(base, "GET", path, _TIMEOUT_S)
+    document = _exchange(base, "GET", path, _TIMEOUT_S, trust)
     if not isinstance(document, dict) or member not in document:
-        raise AxonError(f"{base} answered with something else: it is no Axon server")
+        raise AxonError(f"{shown(base)} answered with something else: it is no Axon server")
     return document
 
 
-def tell(url: str, path: str, *, timeout_s: float) -> None:
-    """Have the server at `url` do what `path` says, and wait `timeout_s` seconds for it at most.
+def tell(url: str, path: str, *, timeout_s: float, trust: Trust) -> None:
+    """Have the server at `url`, which `trust` is about, do what `path` says; wait `timeout_s` seconds for it at most.
 
     Raises:
+        InvalidRequest: `trust` is of no use for `url`.
         AxonError: The server cannot be asked or refuses.
     """
-    _exchange(base_of(url), "POST", path, timeout_s)
+    _exchange(base_of(url), "POST", path, timeout_s, trust)
 
 
-def _exchange(base: str, method: str, path: str, timeout_s: float) -> Any:  # noqa: ANN401 - JSON is anything
+def _exchange(base: str, method: str, path: str, timeout_s: float, trust: Trust) -> Any:  # noqa: ANN401 - JSON is anything
     import httpx2  # noqa: PLC0415 - the command line starts without it
 
+    trust.check(base)
+    verify = True if trust.is_default else trust.context()
     try:
-        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s)
+        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s, verify=verify)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise AxonError(f"cannot ask {base}: {error or type(error).__name__}") from error
+        raise AxonError(f"cannot ask {shown(base)}: {error or type(error).__name__}") from error
     try:
         document = response.json()
     except ValueError:
@@ -61,5 +70,5 @@ def _exchange(base: str, method: str, path: str, timeout_s: float) -> Any:  # no
         told = document.get("error") if isinstance(document, dict) else None
         again = response.headers.get("retry-after")
         hint = f"\nhint: try again in {again} s" if again else ""
-        raise AxonError(f"{base} answered {response.status_code}: {told or 'it is no Axon server'}{hint}")
+        raise AxonError(f"{shown(base)} answered {response.status_code}: {told or 'it is no Axon server'}{hint}")
     return document

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon.cli.options import add_input_options
+from axon.cli.options import add_input_options, add_trust_options
 from axon.cli.parser import bounded, duration
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--model-version", metavar="N", help="version to run (default: the server's choice)")
     add_input_options(parser, seed_of="the moments and of random data")
     _add_load(parser)
+    add_trust_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON; docs/bench.md says what is in it")
     parser.add_argument(
         "--plot",
@@ -122,16 +123,11 @@ def _plot(text: str) -> str:
 
 def _run(chosen: argparse.Namespace) -> int:
     from axon.cli.inputs import UsageError  # noqa: PLC0415 - and below: the command line starts without NumPy
-    from axon.errors import InvalidRequest  # noqa: PLC0415
 
     try:
         return _measure(chosen)
     except (UsageError, ImportError) as error:
         return _wrong(error)
-    except InvalidRequest as error:
-        if error.field != "url":
-            raise
-        return _wrong(f"--url: {error.message.removeprefix('url: ')}")
 
 
 def _wrong(error: object) -> int:

@@ -23,7 +23,7 @@ from axon.bench.search import judge, rates
 from axon.bench.summary import answered_latencies, summarise
 from axon.cli.bench import URL
 from axon.cli.inputs import InputReader, UsageError
-from axon.cli.options import LARGEST_SEED
+from axon.cli.options import LARGEST_SEED, trust
 
 if TYPE_CHECKING:
     import argparse
@@ -173,7 +173,7 @@ def _open(chosen: argparse.Namespace) -> Model:
         return open_in_process(chosen.in_process, chosen.model)
     if chosen.model.endswith(".onnx") or Path(chosen.model).is_file():
         return open_in_process(chosen.model, None)
-    return on_server(URL if chosen.url is None else chosen.url, chosen.model, chosen.model_version)
+    return on_server(URL if chosen.url is None else chosen.url, chosen.model, chosen.model_version, trust(chosen))
 
 
 def measure(plan: Plan, chosen: argparse.Namespace) -> Outcome:

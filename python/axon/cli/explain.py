@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from axon.cli.ask import URL, ask
+from axon.cli.options import add_trust_options, trust
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +29,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--url", default=URL, help=f"the server (default: {URL})")
     parser.add_argument("--model-version", metavar="N", help="its version (default: the server's choice)")
     parser.add_argument("--json", action="store_true", help="print JSON; docs/scheduling.md says what is in it")
+    add_trust_options(parser)
     parser.set_defaults(run=_run)
 
 
@@ -42,7 +44,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _ask(chosen: argparse.Namespace) -> dict[str, Any]:
     version = f"/versions/{quote(chosen.model_version, safe='')}" if chosen.model_version else ""
-    return ask(chosen.url, f"v2/models/{quote(chosen.model, safe='')}{version}/explain", "run_time")
+    return ask(chosen.url, f"v2/models/{quote(chosen.model, safe='')}{version}/explain", "run_time", trust(chosen))
 
 
 def lines(document: dict[str, Any]) -> list[str]:

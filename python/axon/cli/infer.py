@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from axon.cli.options import LARGEST_SEED, add_input_options, count
+from axon.cli.options import LARGEST_SEED, add_input_options, add_trust_options, count, trust
 from axon.cli.parser import bounded
 
 if TYPE_CHECKING:
@@ -67,21 +67,17 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--top", type=count("classes"), metavar="K", help="show the K best of each row's scores")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--output", metavar="FILE.npz", help="write the outputs as NumPy arrays")
+    add_trust_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(chosen: argparse.Namespace) -> int:
     from axon.cli.inputs import UsageError  # noqa: PLC0415
-    from axon.errors import InvalidRequest  # noqa: PLC0415
 
     try:
         model = _open(chosen)
     except (UsageError, ImportError) as error:
         return _wrong(error)
-    except InvalidRequest as error:
-        if error.field != "url":
-            raise
-        return _wrong(f"--url: {error.message.removeprefix('url: ')}")
     try:
         return _ask(model, chosen)
     except (UsageError, ImportError) as error:
@@ -129,7 +125,13 @@ def _on_server(chosen: argparse.Namespace) -> _Model:
     from axon.errors import AxonError, ServerError  # noqa: PLC0415
     from axon.metadata import TensorMetadata  # noqa: PLC0415
 
-    client = Client(_URL if chosen.url is None else chosen.url, timeout_s=chosen.timeout)
+    trusted = trust(chosen)
+    client = Client(
+        _URL if chosen.url is None else chosen.url,
+        timeout_s=chosen.timeout,
+        ca=trusted.ca,
+        certificate=trusted.certificate,
+    )
     try:
         said = client.metadata(chosen.model, version=chosen.model_version)
         sides = [tuple(map(TensorMetadata.from_report, said[side])) for side in ("inputs", "outputs")]

@@ -7,13 +7,27 @@ from typing import TYPE_CHECKING, Final
 
 from axon.cli.parser import Parser, bounded, duration, model_name
 from axon.config import ModelConfig
+from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LARGEST_SEED", "add_input_options", "add_model_options", "count", "model_config"]
+    from axon._tls import Trust
+
+__all__ = [
+    "LARGEST_SEED",
+    "add_input_options",
+    "add_model_options",
+    "add_trust_options",
+    "count",
+    "in_options",
+    "model_config",
+    "trust",
+]
 
 LARGEST_SEED: Final = 2**32 - 1
+#: The options that say what a client is made with, by the field that an error names.
+_CLIENT_OPTIONS: Final = {"url": "--url", "ca": "--tls-ca", "certificate": "--tls-cert", "key": "--tls-key"}
 _MOST: Final = 1_000_000
 _LONGEST_S: Final = 300.0
 
@@ -38,6 +52,36 @@ def add_input_options(parser: argparse.ArgumentParser, *, seed_of: str) -> None:
         metavar="N",
         help=f"of {seed_of} (default: another each time; it is printed)",
     )
+
+
+def add_trust_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say whom a client trusts; `trust` reads them."""
+    group = parser.add_argument_group("TLS", "for a server at https:// or grpcs://; all files are PEM")
+    group.add_argument(
+        "--tls-ca", metavar="FILE", help="certificates of which one has signed the server's (default: the system's)"
+    )
+    group.add_argument("--tls-cert", metavar="FILE", help="this client's certificate, for a server that asks for one")
+    group.add_argument("--tls-key", metavar="FILE", help="its private key (default: in the file of --tls-cert)")
+
+
+def trust(chosen: argparse.Namespace) -> Trust:
+    """Return what the options of `add_trust_options` say.
+
+    Raises:
+        InvalidRequest: There is a key without a certificate.
+    """
+    from axon._tls import Trust  # noqa: PLC0415 - and what comes with it, which most commands do not need
+
+    if chosen.tls_cert is None and chosen.tls_key is not None:
+        raise InvalidRequest("key: expected its certificate with --tls-cert, got nothing", "key")
+    certificate = None if chosen.tls_cert is None else (chosen.tls_cert, chosen.tls_key or chosen.tls_cert)
+    return Trust(ca=chosen.tls_ca, certificate=certificate)
+
+
+def in_options(error: InvalidRequest) -> str | None:
+    """Say an error in the words of the command line; None when it is about no option of a client."""
+    option = _CLIENT_OPTIONS.get(error.field or "")
+    return None if option is None else f"{option}: {error.message.removeprefix(f'{error.field}: ')}"
 
 
 def count(what: str) -> Callable[[str], int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from axon.cli.ask import URL, ask, tell
+from axon.cli.options import add_trust_options, trust
 from axon.cli.parser import bounded, model_name
 from axon.cli.sizes import show_size
 from axon.errors import AxonError
@@ -47,6 +48,7 @@ _ACTIONS: Final = (
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=URL, help=f"the server (default: {URL})")
+    add_trust_options(parser)
 
 
 def add_to(commands: Commands) -> None:
@@ -86,27 +88,27 @@ def add_to(commands: Commands) -> None:
 
 def _act(chosen: argparse.Namespace) -> int:
     if chosen.command == "reload":
-        _check_loaded(chosen.url, chosen.model)
+        _check_loaded(chosen)
     path = f"v2/repository/models/{quote(chosen.model, safe='')}/{chosen.verb}"
-    tell(chosen.url, path, timeout_s=chosen.timeout)
+    tell(chosen.url, path, timeout_s=chosen.timeout, trust=trust(chosen))
     print(f"{chosen.model}: {chosen.command} done")
     return 0
 
 
-def _check_loaded(url: str, model: str) -> None:
-    rows = _report(url)["models"]
+def _check_loaded(chosen: argparse.Namespace) -> None:
+    rows, model = _report(chosen)["models"], chosen.model
     if not any(row["name"] == model and row["state"] == "READY" for row in rows):
         raise AxonError(f"model `{model}` is not loaded, so it cannot be loaded again\nhint: axon load {model}")
 
 
-def _report(url: str) -> dict[str, Any]:
-    return ask(url, "v2/residency", "models")
+def _report(chosen: argparse.Namespace) -> dict[str, Any]:
+    return ask(chosen.url, "v2/residency", "models", trust(chosen))
 
 
 def _ps(chosen: argparse.Namespace) -> int:
     try:
         while True:
-            document = _report(chosen.url)
+            document = _report(chosen)
             print(json.dumps(document, indent=2) if chosen.json else "\n".join(lines(document)), flush=True)
             if not chosen.watch:
                 return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from axon import _axon
 from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
-from axon.cli.parser import bounded, size
+from axon.cli.parser import bounded, size, size_or_none
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--no-grpc", action="store_true", help="serve no gRPC")
     _add_metrics(parser)
+    _add_tls(parser)
     parser.add_argument(
         "--max-request-bytes",
         type=bounded(int, "an integer", 1 << 10, (1 << 32) - 1),
@@ -89,8 +90,29 @@ def add_to(commands: Commands) -> None:
         help="bytes that loaded models may take together in mode auto, such as 8GiB or 500MB (default: what the host "
         "or the cgroup has, less a tenth, or 256 MiB where that is more)",
     )
+    parser.add_argument(
+        "--eviction-policy",
+        choices=["value", "lru"],
+        default="value",
+        help="which models leave first in mode auto: value, those whose bytes save the least time of loading; lru, "
+        "those that were used longest ago, to compare with (default: value)",
+    )
+    parser.add_argument(
+        "--response-cache-size",
+        type=size_or_none,
+        default=64 << 20,
+        metavar="SIZE",
+        help="bytes of answers that are kept for the same questions, of all models whose configuration asks for it, "
+        "such as 64MiB; 0 keeps none (default: 64MiB)",
+    )
     _add_load_check(parser)
     add_cache_options(parser, may_be_off=True)
+    parser.add_argument(
+        "--quick-load",
+        action="store_true",
+        help="have an imported model answer before its weights are packed, within milliseconds of its load, until they "
+        "are; those answers may differ in their last bits from the later ones",
+    )
     parser.add_argument(
         "--load-model",
         action="append",
@@ -137,6 +159,22 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         default="on",
         help="on: requests, runs and loads are counted, and told at /metrics on this port and the one for HTTP; off: "
         "neither (default: on)",
+    )
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        help="speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from "
+        "it to one that clients trust; it is read again when it changes",
+    )
+    parser.add_argument("--tls-key", metavar="FILE", help="the private key of the certificate, a PEM file")
+    parser.add_argument(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked "
+        "ones in it names",
     )
 
 
@@ -209,11 +247,14 @@ def _run(chosen: argparse.Namespace) -> int:
         cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
         memory_budget=chosen.memory_budget,
+        eviction_policy=chosen.eviction_policy,
+        quick_load=chosen.quick_load,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
         check=chosen.load_check,
         check_s=chosen.load_check_secs,
         check_bytes=chosen.load_check_bytes,
+        response_cache_bytes=chosen.response_cache_size,
     )
     native = model_config(chosen).native(chosen.name, loading=loading)
     try:
@@ -225,6 +266,9 @@ def _run(chosen: argparse.Namespace) -> int:
                 "grpc_port": None if chosen.no_grpc else chosen.grpc_port,
                 "metrics_port": chosen.metrics_port,
                 "metrics": chosen.metrics,
+                "tls_cert": chosen.tls_cert,
+                "tls_key": chosen.tls_key,
+                "tls_client_ca": chosen.tls_client_ca,
                 "max_request_bytes": chosen.max_request_bytes,
                 "allow_client_shm": chosen.allow_client_shm,
                 "compat": chosen.compat,

@@ -13,7 +13,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from axon._url import shown as shown_url
 from axon.cli.ask import URL, ask, base_of
+from axon.cli.options import add_trust_options, trust
 from axon.cli.parser import duration
 from axon.cli.top_view import SORTS, Shown, view
 from axon.errors import AxonError
@@ -50,25 +52,26 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--sort", choices=SORTS, default="name", help="what the models are sorted by (default: name)")
     parser.add_argument("--once", action="store_true", help="print the figures once and end")
     parser.add_argument("--json", action="store_true", help="print the server's answer once, as JSON, and end")
+    add_trust_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    overview = _look(chosen.url)
+    overview = _look(chosen)
     if chosen.json:
         print(json.dumps(overview, indent=2))
     elif chosen.once or not (sys.stdout.isatty() and sys.stdin.isatty()):
-        _print_once(Shown(overview=overview, url=base_of(chosen.url), sort=chosen.sort))
+        _print_once(Shown(overview=overview, url=shown_url(base_of(chosen.url)), sort=chosen.sort))
     else:
         _follow(chosen, overview)
     return 0
 
 
-def _look(url: str) -> dict[str, Any]:
-    overview = ask(url, "v2/axon/overview", "models")
+def _look(chosen: argparse.Namespace) -> dict[str, Any]:
+    overview = ask(chosen.url, "v2/axon/overview", "models", trust(chosen))
     # Only in this mode are models kept under a limit.
     if overview["server"]["control"] == "auto":
-        overview["residency"] = ask(url, "v2/residency", "models")
+        overview["residency"] = ask(chosen.url, "v2/residency", "models", trust(chosen))
     return overview
 
 
@@ -89,7 +92,7 @@ def _follow(chosen: argparse.Namespace, overview: dict[str, Any]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    shown = Shown(overview=overview, url=base_of(chosen.url), sort=chosen.sort)
+    shown = Shown(overview=overview, url=shown_url(base_of(chosen.url)), sort=chosen.sort)
     console = Console(highlight=False)
 
     def draw() -> Any:  # noqa: ANN401 - what rich prints
@@ -103,17 +106,17 @@ def _follow(chosen: argparse.Namespace, overview: dict[str, Any]) -> None:
             if pressed in {"q", "Q", "\x03", "\x04"}:
                 return
             if pressed is None:
-                shown = _look_again(shown, chosen.url)
+                shown = _look_again(shown, chosen)
                 next_look = time.monotonic() + chosen.interval
             else:
                 shown = shown.after(pressed)
             live.update(draw(), refresh=True)
 
 
-def _look_again(shown: Shown, url: str) -> Shown:
+def _look_again(shown: Shown, chosen: argparse.Namespace) -> Shown:
     """Take another look; while the server does not answer, what was known stays, with the reason above it."""
     try:
-        return shown.renewed(_look(url))
+        return shown.renewed(_look(chosen))
     except AxonError as error:
         return shown.failed(str(error))
 

@@ -7,12 +7,15 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from axon._tls import Trust
+from axon._url import shown
 from axon.client._call import Question, Verb
 from axon.client._plan import Plans, Settings, Wait, seconds_of
 from axon.errors import InvalidRequest, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from os import PathLike
     from types import TracebackType
     from typing import Self
 
@@ -31,7 +34,7 @@ _RETRIES = 2
 class _Base:
     """What both clients are told when they are made."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one thing that may be said of a server
         self,
         url: str,
         *,
@@ -39,6 +42,8 @@ class _Base:
         retries: int = _RETRIES,
         binary: bool | None = None,
         headers: Mapping[str, str] | None = None,
+        ca: str | PathLike[str] | None = None,
+        certificate: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
     ) -> None:
         """Make a client of the server at `url`. It connects when it is first used.
 
@@ -49,6 +54,9 @@ class _Base:
             retries: How often a call is made again that the server refused for now, or that could not be sent; from 0.
             binary: Whether tensors go as bytes and not as numbers; None asks the server once whether it can.
             headers: Sent with every call (as metadata over gRPC).
+            ca: File of PEM certificates of which one has signed the server's, over TLS; None trusts those that the
+                system trusts.
+            certificate: Files of the client's own certificate and of its private key, for a server that asks for one.
 
         Raises:
             InvalidRequest: An argument is not what it should be.
@@ -57,7 +65,8 @@ class _Base:
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise InvalidRequest(f"retries: expected a whole number from 0, got {retries!r}", "retries")
         settings = Settings(timeout_s=seconds_of(timeout_s), retries=retries, binary=binary)
-        codec, self._sender = self._way(_split(url), dict(headers or {}))
+        trust = Trust(ca=ca, certificate=certificate)
+        codec, self._sender = self._way(_split(url), dict(headers or {}), trust)
         self._plans: Plans[Any, Any] = Plans(codec, settings)
         self.url = url
         self._is_closed = False
@@ -66,19 +75,20 @@ class _Base:
         if self._is_closed:
             raise ServerError("the client is closed")
 
-    def _way(self, address: tuple[str, str], headers: Mapping[str, str]) -> tuple[Codec[Any, Any], Any]:
+    def _way(self, address: tuple[str, str], headers: Mapping[str, str], trust: Trust) -> tuple[Codec[Any, Any], Any]:
         """Return the codec for a scheme, and who sends what it writes."""
         scheme, rest = address
+        trust.check(f"{scheme}://{rest}")
         is_async = isinstance(self, AsyncClient)
         if scheme in ("http", "https"):
             from axon.client import _http  # noqa: PLC0415 - only the transport that is used is imported
 
             sender: Any = _http.AsyncHttpSender if is_async else _http.HttpSender
-            return _http.HttpCodec(), sender(f"{scheme}://{rest}", headers)
+            return _http.HttpCodec(), sender(f"{scheme}://{rest}", headers, trust)
         from axon.client import _grpc  # noqa: PLC0415 - an optional dependency
 
         sender = _grpc.AsyncGrpcSender if is_async else _grpc.GrpcSender
-        return _grpc.GrpcCodec(), sender(f"{scheme}://{rest}", rest, headers, is_secure=scheme == "grpcs")
+        return _grpc.GrpcCodec(), sender(f"{scheme}://{rest}", rest, headers, trust if scheme == "grpcs" else None)
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -93,8 +103,12 @@ def _split(url: str) -> tuple[str, str]:
     except ValueError:
         is_good = False
     is_grpc = whole.startswith(("grpc://", "grpcs://"))
-    if not is_good or parts.scheme not in ("http", "https", "grpc", "grpcs") or (is_grpc and parts.path.strip("/")):
-        raise InvalidRequest(f"url: {wanted}, got {url!r}", "url")
+    if (
+        not is_good
+        or parts.scheme not in ("http", "https", "grpc", "grpcs")
+        or (is_grpc and (parts.path.strip("/") or "@" in parts.netloc))
+    ):
+        raise InvalidRequest(f"url: {wanted}, got {shown(url)!r}", "url")
     return parts.scheme, whole.partition("://")[2].rstrip("/")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from axon._optional import needed
+from axon._url import shown
 from axon.client import _failure
 from axon.client._call import Answer, Call, Codec, Failed, Retry, Verb
 from axon.client._messages import message_class
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from axon._tensors import Array
+    from axon._tls import Trust
     from axon.client._wire import Tensor
 
 __all__ = ["AsyncGrpcSender", "GrpcCodec", "GrpcReply", "GrpcRequest", "GrpcSender"]
@@ -236,20 +238,20 @@ def _reply_of(error: grpc.RpcError, url: str, seconds: float) -> GrpcReply | Fai
         return Failed(DeadlineExceeded(f"no answer within {seconds:.3g} s"))
     if code is grpc.StatusCode.UNAVAILABLE:
         if any(words in text.lower() for words in _UNREACHED):
-            return Failed(ConnectionFailed(f"{url} cannot be reached: {text}"), Retry.UNSENT)
+            return Failed(ConnectionFailed(f"{shown(url)} cannot be reached: {text}"), Retry.UNSENT)
         if any(words in text.lower() for words in _BROKEN):
-            return Failed(ConnectionFailed(f"{url} broke the connection: {text}"), Retry.REFUSED)
+            return Failed(ConnectionFailed(f"{shown(url)} broke the connection: {text}"), Retry.REFUSED)
     return GrpcReply(code=code.name, text=text, metadata=tuple(error.trailing_metadata() or ()))
 
 
 class _Channel:
     """What both senders have: one channel, and its methods by name, each made when it is first used."""
 
-    def __init__(self, url: str, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+    def __init__(self, url: str, target: str, headers: Mapping[str, str], trust: Trust | None) -> None:
         self._url = url
         self._target = target
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
-        self._is_secure = is_secure
+        self._credentials = None if trust is None else grpc.ssl_channel_credentials(*trust.texts())
         self._channel: Any = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -266,17 +268,17 @@ class _Channel:
         return method
 
     def _open(self, api: Any) -> Any:  # noqa: ANN401
-        if self._is_secure:
-            return api.secure_channel(self._target, grpc.ssl_channel_credentials(), options=_OPTIONS)
+        if self._credentials is not None:
+            return api.secure_channel(self._target, self._credentials, options=_OPTIONS)
         return api.insecure_channel(self._target, options=_OPTIONS)
 
 
 class GrpcSender(_Channel):
     """Sends, and waits."""
 
-    def __init__(self, url: str, target: str, headers: Mapping[str, str], *, is_secure: bool) -> None:
+    def __init__(self, url: str, target: str, headers: Mapping[str, str], trust: Trust | None) -> None:
         """Make a channel to `target`; it connects when it is first used."""
-        super().__init__(url, target, headers, is_secure=is_secure)
+        super().__init__(url, target, headers, trust)
         # Made now: two threads that make it at once would lose one of two.
         self._channel = self._open(grpc)
 

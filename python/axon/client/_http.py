@@ -16,15 +16,18 @@ from urllib.parse import quote
 
 import httpx2
 
+from axon._url import shown
 from axon.client import _failure
 from axon.client._call import Answer, Call, Codec, Failed, Retry, Verb
 from axon.client._wire import array_of_bytes, array_of_numbers
 from axon.errors import ConnectionFailed, DeadlineExceeded, ServerError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from axon._tensors import Array
+    from axon._tls import Trust
 
 __all__ = ["AsyncHttpSender", "HttpCodec", "HttpReply", "HttpRequest", "HttpSender"]
 
@@ -213,8 +216,12 @@ def _failed(error: httpx2.HTTPError, budget: _Budget, url: str) -> Failed:
         return budget.exceeded()
     unsent = isinstance(error, httpx2.ConnectError)
     what = "cannot be reached" if unsent else "broke the connection"
-    message = f"{url} {what}: {str(error) or type(error).__name__}"
+    message = f"{shown(url)} {what}: {str(error) or type(error).__name__}"
     return Failed(ConnectionFailed(message), Retry.UNSENT if unsent else Retry.NEVER)
+
+
+def _verify(trust: Trust) -> ssl.SSLContext | bool:
+    return True if trust.is_default else trust.context()
 
 
 _Sent: TypeAlias = "HttpReply | Failed"
@@ -223,10 +230,10 @@ _Sent: TypeAlias = "HttpReply | Failed"
 class HttpSender:
     """Sends, and waits."""
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], trust: Trust) -> None:
         """Keep connections to `url`; none is opened yet."""
         self._url = url
-        self._client = httpx2.Client(headers={**_HEADERS, **headers}, limits=_LIMITS)
+        self._client = httpx2.Client(headers={**_HEADERS, **headers}, limits=_LIMITS, verify=_verify(trust))
 
     def send(self, request: HttpRequest, seconds: float) -> _Sent:
         """Send a request and return its reply, or how it failed, within `seconds`."""
@@ -254,10 +261,10 @@ class HttpSender:
 class AsyncHttpSender:
     """Sends, and lets other tasks run meanwhile."""
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str], trust: Trust) -> None:
         """Keep connections to `url`; none is opened yet."""
         self._url = url
-        self._client = httpx2.AsyncClient(headers={**_HEADERS, **headers}, limits=_LIMITS)
+        self._client = httpx2.AsyncClient(headers={**_HEADERS, **headers}, limits=_LIMITS, verify=_verify(trust))
 
     async def send(self, request: HttpRequest, seconds: float) -> _Sent:
         """Send a request and return its reply, or how it failed, within `seconds`."""

@@ -19,7 +19,7 @@ use crate::codec::{self, Decoded, OutputFormat};
 use crate::compat::Context;
 use crate::proto::inference::{ModelInferRequest, ModelInferResponse};
 use crate::timing;
-use crate::trace::{Entry, Span};
+use crate::trace::{Caller, Entry, Span};
 
 /// Messages of more bytes than this are read on another thread: they take a millisecond or more.
 const INLINE: usize = 4 << 20;
@@ -74,9 +74,7 @@ pub(super) async fn ask(
     span: &Span,
 ) -> Result<Answered> {
     let Question { request, id, format } = question;
-    let model = request.model.clone();
-    let answer = app.ask(request, observed, span).await;
-    let response = answer.inspect_err(|error| log_failure(error, &model, id.as_deref(), span))?;
+    let response = app.ask(request, observed, span).await?;
     let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
     let encode = move || {
@@ -137,7 +135,7 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
     let about = message.as_ref().map(|message| (message.model_name.clone(), message.id.clone()));
     let (model, id) = about.unwrap_or_default();
     let span = match &message {
-        Ok(message) => span(app, call, call.came, "ModelInfer", message),
+        Ok(message) => span(app, call.caller.clone(), call.came, "ModelInfer", message),
         Err(_) => Span::none(),
     };
     observed.set_trace(span.kept_trace());
@@ -148,7 +146,9 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
     let mut response = answered.unwrap_or_else(|error| {
         observed.refuse(&error);
         span.failed(&error);
-        let context = Context { model: &model, id: (!id.is_empty()).then_some(id.as_str()) };
+        let id = (!id.is_empty()).then_some(id.as_str());
+        log_failure(&error, Some(model.as_str()).filter(|model| !model.is_empty()), id, &span);
+        let context = Context { model: &model, id };
         refusal(app.compat, &error, context)
     });
     let (code, bytes) = match response.body() {
@@ -167,13 +167,13 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
 /// The span of a question that came at `came`.
 pub(super) fn span(
     app: &App,
-    call: &Call,
+    caller: Caller,
     came: Instant,
     method: &'static str,
     message: &ModelInferRequest,
 ) -> Span {
     let ModelInferRequest { model_name, id, .. } = message;
-    let span = Span::begin(app, call.caller.clone(), came, model_name, Entry::Grpc { method });
+    let span = Span::begin(app, caller, came, model_name, Entry::Grpc { method });
     span.named((!id.is_empty()).then_some(id));
     span
 }

@@ -25,13 +25,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
 use crate::access::Visit;
-use crate::app::App;
+use crate::app::{App, log_failure};
 use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
 use crate::connection::{Answer, Port};
 use crate::host::check_host;
 use crate::proto::health::HealthCheckRequest;
-use crate::trace::{Caller, Sending};
+use crate::trace::{Caller, Sending, Span};
 use body::GrpcBody;
 use calls::Verb;
 use wire::Messages;
@@ -90,7 +90,10 @@ impl Answer for Grpc {
         let visit = Visit::begin(self.app.access, &request);
         let response = match call(&self.app, request).await {
             Ok(response) => response,
-            Err(error) => refusal(self.app.compat, &error, Context::default()),
+            Err(error) => {
+                log_failure(&error, None, None, &Span::none());
+                refusal(self.app.compat, &error, Context::default())
+            }
         };
         // What asks a model is told of by its span.
         if let Some(visit) = visit.filter(|_| response.extensions().get::<Sending>().is_none()) {

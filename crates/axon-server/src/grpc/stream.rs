@@ -3,6 +3,9 @@
 //! A bad question is answered with an error of its own, and the stream goes on; with the metadata
 //! `triton_grpc_error: true` it ends with the error as its status. At most [`MAX_OPEN`] questions are open at once: more
 //! are not read until an answer has been written.
+//!
+//! The stream has a span, whose context goes back with the first headers. Each question has one below it, or below the
+//! span that the question's own parameters `traceparent` and `tracestate` name; its answer has such parameters then.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,13 +22,16 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::body::{self, GrpcBody, Stream};
 use super::wire::Messages;
 use super::{Call, headers, infer, status};
-use crate::app::App;
+use crate::app::{App, log_failure};
 use crate::compat::{self, Compat, Context};
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
 };
-use crate::trace::Span;
+use crate::trace::{Caller, Entry, Span};
+
+/// The call's name in spans.
+const STREAM: &str = "ModelStreamInfer";
 
 /// The most questions of one stream that are being answered.
 const MAX_OPEN: usize = 64;
@@ -33,11 +39,17 @@ const MAX_OPEN: usize = 64;
 /// The parameter that says that no more answers to the question will come.
 const FINAL: &str = "triton_final_response";
 
+/// The parameters that say to which trace a question belongs, and its answer.
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+
 /// A question that is being answered; it is taken back when this is dropped.
 struct Asked {
     model: String,
     id: String,
     span: Arc<Span>,
+    /// The answer says in its parameters to which trace it belongs, since the question does.
+    tells_trace: bool,
     answer: JoinHandle<Result<ModelInferResponse>>,
 }
 
@@ -47,19 +59,27 @@ impl Drop for Asked {
     }
 }
 
-pub(super) fn answer(app: &Arc<App>, messages: Messages, call: Call) -> Result<Response<GrpcBody>> {
+pub(super) fn answer(app: &Arc<App>, messages: Messages, mut call: Call) -> Result<Response<GrpcBody>> {
     if app.server.is_stopping() {
         return Err(Error::shutting_down());
     }
     let (sender, frames) = mpsc::channel(1);
-    let headers = headers(&call);
-    let task = tokio::spawn(run(Arc::clone(app), messages, call, sender)).abort_handle();
+    let span = Span::begin(app, call.caller.clone(), call.came, "", Entry::Stream);
+    let mut headers = headers(&call);
+    span.tell(&mut headers);
+    call.caller = span.within();
+    let task = tokio::spawn(run(Arc::clone(app), messages, (call, span), sender)).abort_handle();
     let mut response = Response::new(GrpcBody::Stream(Stream { frames, task }));
     *response.headers_mut() = headers;
     Ok(response)
 }
 
-async fn run(app: Arc<App>, messages: Messages, call: Call, frames: mpsc::Sender<Frame<Bytes>>) {
+async fn run(
+    app: Arc<App>,
+    messages: Messages,
+    (call, span): (Call, Span),
+    frames: mpsc::Sender<Frame<Bytes>>,
+) {
     let (call, compat) = (Arc::new(call), app.compat);
     let (asked, mut answers) = mpsc::channel(MAX_OPEN);
     let reading = AbortOnDrop(tokio::spawn(read(app, messages, Arc::clone(&call), asked)).abort_handle());
@@ -80,6 +100,7 @@ async fn run(app: Arc<App>, messages: Messages, call: Call, frames: mpsc::Sender
         }
     }
     drop(reading);
+    span.told(&end);
     let trailers =
         end.map_or_else(|error| status::failed(compat, &error, Context::default()), |()| status::ok());
     // A caller that has gone does not want it any more.
@@ -121,9 +142,10 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let message: Result<ModelInferRequest> = super::decode(message);
     let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
+    let tells_trace = message.as_ref().is_ok_and(|message| message.parameters.contains_key(TRACEPARENT));
     let mut observed = infer::observe(&app, message.as_ref(), length);
     let span = match &message {
-        Ok(message) => infer::span(&app, call, Instant::now(), "ModelStreamInfer", message),
+        Ok(message) => infer::span(&app, caller(call, message), Instant::now(), STREAM, message),
         Err(_) => Span::none(),
     };
     observed.set_trace(span.kept_trace());
@@ -138,13 +160,28 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
             Ok(message) => (0, message.encoded_len()),
             Err(error) => {
                 observed.refuse(error);
+                asked.failed(error);
                 (status::code(app.compat, error), 0)
             }
         };
         observed.end(Code::grpc(code), bytes);
         answered
     });
-    Asked { model, id, span, answer }
+    Asked { model, id, span, tells_trace, answer }
+}
+
+/// Who asks a question: whom its own parameters name, or else its stream.
+fn caller(call: &Call, message: &ModelInferRequest) -> Caller {
+    let text = |name: &str| match message.parameters.get(name)?.parameter_choice.as_ref()? {
+        ParameterChoice::StringParam(text) => Some(text.as_str()),
+        _ => None,
+    };
+    let own = text(TRACEPARENT).map(|parent| Caller::of_texts(parent, text(TRACESTATE)));
+    own.filter(|own| own.context.is_some()).unwrap_or_else(|| call.caller.clone())
+}
+
+fn text_parameter(text: String) -> InferParameter {
+    InferParameter { parameter_choice: Some(ParameterChoice::StringParam(text)) }
 }
 
 /// The answer to a question of so many bytes.
@@ -173,7 +210,12 @@ async fn write(
 ) -> Result<(), Option<Error>> {
     let answer = (&mut asked.answer).await.unwrap_or_else(|error| Err(Error::internal(error)));
     asked.span.told(&answer);
-    let (error_message, response) = match answer {
+    if let Err(error) = &answer {
+        let [model, id] =
+            [&asked.model, &asked.id].map(|text| Some(text.as_str()).filter(|text| !text.is_empty()));
+        log_failure(error, model, id, &asked.span);
+    }
+    let (error_message, mut response) = match answer {
         Ok(response) => (String::new(), response),
         Err(error) if call.error_ends_stream => return Err(Some(error)),
         Err(error) => {
@@ -184,6 +226,10 @@ async fn write(
             (text, ModelInferResponse { id, ..ModelInferResponse::default() })
         }
     };
+    if asked.tells_trace {
+        let told = asked.span.texts().map(|(name, text)| (name.to_owned(), text_parameter(text)));
+        response.parameters.extend(told);
+    }
     let message = ModelStreamInferResponse { error_message, infer_response: Some(response) };
     let message = body::encode(&message, 0).map_err(Some)?;
     for frame in super::frames(call, message, Vec::new()).map_err(Some)? {

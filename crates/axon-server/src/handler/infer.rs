@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use axon::metrics::Observed;
-use axon::request::InferenceRequest;
+use axon::request::{InferenceRequest, Parameter};
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
-use hyper::http::request::Parts;
+use hyper::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, HeaderName, HeaderValue, VARY};
 use hyper::{Response, StatusCode, Version};
 
 use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
@@ -16,6 +15,7 @@ use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
 use crate::compat::Context;
+use crate::present::{Known, Present};
 use crate::route::ModelVerb;
 use crate::timing;
 use crate::trace::{Caller, Entry, Span};
@@ -23,8 +23,8 @@ use crate::trace::{Caller, Entry, Span};
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// How long the caller waits, in seconds.
-const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+/// The parameter that says whether an answer may come from the response cache.
+const BYPASS: &str = "response_cache";
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -36,14 +36,17 @@ const INLINE_BINARY: usize = 4 << 20;
 const COPY_LIMIT: usize = 32 << 10;
 
 /// The span of a request that asks a model.
-pub(super) fn span(app: &App, head: &Parts, name: &str, version: Option<u64>, verb: ModelVerb) -> Span {
+pub(super) fn span(app: &App, asked: Asked<'_>, verb: ModelVerb) -> Span {
+    let Asked { head, present, name, version } = asked;
     let verb = match verb {
         ModelVerb::Generate => "generate",
         ModelVerb::GenerateStream => "generate_stream",
         _ => "infer",
     };
-    let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
-    Span::begin(app, Caller::of(&head.headers), Instant::now(), name, entry)
+    let (is_http2, is_tls) = (head.version == Version::HTTP_2, app.tls.is_some());
+    let entry = Entry::Http { verb, version, is_http2, is_tls };
+    let caller = Caller::read(&head.headers, present.has(Known::TraceParent));
+    Span::begin(app, caller, Instant::now(), name, entry)
 }
 
 /// Answers a verb that asks a model; what becomes of the request is noted in `observed`.
@@ -52,33 +55,33 @@ pub(super) async fn answer(
     asked: Asked<'_>,
     verb: ModelVerb,
     incoming: Incoming,
-    observed: &mut Observed,
+    (observed, span): (&mut Observed, &Span),
 ) -> Result<Response<Frames>> {
     let _guard = app.enter()?;
     let is_stream = verb == ModelVerb::GenerateStream;
     if is_stream || verb == ModelVerb::Generate {
-        let body = plain_body(app, asked.head, incoming).await?;
-        return generate(app, asked, body, is_stream, observed).await;
+        let body = plain_body(app, asked.present, incoming).await?;
+        return Box::pin(generate(app, asked, body, is_stream, (observed, span))).await;
     }
-    let headers = &asked.head.headers;
-    check_content_type(headers)?;
-    let body = body::read(incoming, app.body_limit, text_length(headers).unwrap_or_default()).await?;
-    infer(app, asked, body, observed).await
+    check_content_type(asked.present)?;
+    let text_length = text_length(asked.present);
+    let body = body::read(incoming, app.body_limit, text_length.unwrap_or_default()).await?;
+    infer(app, asked, (body, text_length), (observed, span)).await
 }
 
 async fn infer(
     app: &App,
     asked: Asked<'_>,
-    body: Bytes,
-    observed: &mut Observed,
+    (body, text_length): (Bytes, Option<usize>),
+    (observed, span): (&mut Observed, &Span),
 ) -> Result<Response<Frames>> {
-    let Asked { head, name, version, span } = asked;
-    let headers = &head.headers;
+    let Asked { present, name, version, .. } = asked;
     observed.arrive(body.len());
-    let decoded = decode(app, headers, body, name, version).await?;
-    let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    let decoded = decode(app, asked, body, text_length).await?;
+    let Decoded { inputs, outputs, timeout, priority, sequence, mut parameters, id, format } = decoded;
     span.named(id.as_deref());
-    let timeout = shorter(timeout, request_timeout(headers)?);
+    obey_cache_control(present, &mut parameters);
+    let timeout = shorter(timeout, request_timeout(present)?);
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
@@ -87,11 +90,11 @@ async fn infer(
         Err(error) => {
             observed.refuse(&error);
             span.failed(&error);
-            log_failure(&error, name, id.as_deref(), span);
+            log_failure(&error, Some(name), id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
-    let accepted = accepted_encoding(headers);
+    let accepted = accepted_encoding(present);
     let is_long = accepted.is_some()
         || format.text_bytes(&response) > INLINE_TEXT
         || format.shared_bytes(&response) > INLINE_BINARY;
@@ -121,8 +124,11 @@ async fn infer(
 }
 
 /// The encoding that the caller likes best; `None` to send the answer as it is.
-fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
-    codec::negotiate(headers.get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes))
+fn accepted_encoding(present: Present<'_>) -> Option<Encoding> {
+    if !present.has(Known::AcceptEncoding) {
+        return None;
+    }
+    codec::negotiate(present.all().get_all(ACCEPT_ENCODING).iter().map(HeaderValue::as_bytes))
 }
 
 async fn compressed(
@@ -142,17 +148,18 @@ async fn generate(
     asked: Asked<'_>,
     body: Bytes,
     is_stream: bool,
-    observed: &mut Observed,
+    (observed, span): (&mut Observed, &Span),
 ) -> Result<Response<Frames>> {
-    let Asked { head, name, version, span } = asked;
+    let Asked { present, name, version, .. } = asked;
     observed.arrive(body.len());
-    let model = app.server.loaded_model(name, version, request_timeout(&head.headers)?).await?;
+    let model = app.server.loaded_model(name, version, request_timeout(present)?).await?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
-    let Generated { inputs, id, timeout, priority, sequence, parameters } =
+    let Generated { inputs, id, timeout, priority, sequence, mut parameters } =
         off_the_wire(is_long, decode).await?;
+    obey_cache_control(present, &mut parameters);
     span.named(id.as_deref());
-    let timeout = shorter(timeout, request_timeout(&head.headers)?);
+    let timeout = shorter(timeout, request_timeout(present)?);
     let request = InferenceRequest {
         model: name.to_owned(),
         version,
@@ -168,7 +175,7 @@ async fn generate(
         Err(error) => {
             observed.refuse(&error);
             span.failed(&error);
-            log_failure(&error, name, id.as_deref(), span);
+            log_failure(&error, Some(name), id.as_deref(), span);
             return Ok(refusal(app, &error, Context { model: name, id: id.as_deref() }));
         }
     };
@@ -197,35 +204,22 @@ fn binary_frames(mut json: Vec<u8>, tensors: Vec<synapse::Memory>) -> Frames {
     Frames::from(json)
 }
 
-async fn decode(
-    app: &App,
-    headers: &HeaderMap,
-    body: Bytes,
-    name: &str,
-    version: Option<u64>,
-) -> Result<Decoded> {
-    let mut lengths = headers.get_all(HEADER_LENGTH).iter();
-    let header = match (lengths.next(), lengths.next()) {
-        (header, None) => header.cloned(),
-        (_, Some(_)) => {
-            return Err(Error::invalid(
-                "Inference-Header-Content-Length",
-                "expected one header, got several",
-            ));
-        }
-    };
-    let encoding = content_encoding(headers);
+async fn decode(app: &App, asked: Asked<'_>, body: Bytes, text_length: Option<usize>) -> Result<Decoded> {
+    let Asked { present, name, version, .. } = asked;
+    if present.repeats(Known::HeaderLength) {
+        return Err(Error::invalid("Inference-Header-Content-Length", "expected one header, got several"));
+    }
+    let header = present.get(Known::HeaderLength).cloned();
+    let encoding = content_encoding(present);
     let limit = app.body_limit;
     // The body is the only input's bytes, and the model says what they are.
-    if text_length(headers) == Some(0) {
-        app.server.loaded_model(name, version, request_timeout(headers)?).await?;
-    }
-    let server = app.server.clone();
-    let name = name.to_owned();
+    let raw = match text_length {
+        Some(0) => Some(app.server.loaded_model(name, version, request_timeout(present)?).await?),
+        _ => None,
+    };
     // Of binary tensors only BOOL and BYTES are walked through, at memory speed; a compressed body does not tell the
     // length of its text.
-    let text = text_length(headers).unwrap_or(body.len());
-    let is_long = text.min(body.len()) > INLINE_TEXT
+    let is_long = text_length.unwrap_or(body.len()).min(body.len()) > INLINE_TEXT
         || body.len() > INLINE_BINARY
         || (encoding.is_some() && body.len() > INLINE_TEXT / 16);
     app.decode(is_long, move |options| {
@@ -235,23 +229,24 @@ async fn decode(
         };
         let length =
             header.map(|header| codec::parse_header_length(header.as_bytes(), body.len())).transpose()?;
-        if length == Some(0) {
-            let decoded = codec::decode_raw(body, &server.model(&name, version)?.signature().inputs)?;
-            return Ok(codec::Parsed::from(decoded));
+        match raw {
+            Some(model) if length == Some(0) => {
+                codec::decode_raw(body, &model.signature().inputs).map(codec::Parsed::from)
+            }
+            _ => codec::decode(body, length, options),
         }
-        codec::decode(body, length, options)
     })
     .await
 }
 
 /// How long the JSON part is, as far as it is said in a way that can be right.
-fn text_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(HEADER_LENGTH)?.to_str().ok()?.parse().ok()
+fn text_length(present: Present<'_>) -> Option<usize> {
+    present.get(Known::HeaderLength)?.to_str().ok()?.parse().ok()
 }
 
 /// The seconds that the caller waits, as its header says them.
-fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
-    let Some(value) = headers.get(REQUEST_TIMEOUT) else { return Ok(None) };
+fn request_timeout(present: Present<'_>) -> Result<Option<Duration>> {
+    let Some(value) = present.get(Known::RequestTimeout) else { return Ok(None) };
     let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     timeout.map(Some).ok_or_else(|| {
@@ -261,6 +256,24 @@ fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
             format_args!("expected seconds of at least 0, got {}", axon::error::Echo(&got)),
         )
     })
+}
+
+/// Has a request run that wants nothing from a cache, as if its parameter `response_cache` said false.
+///
+/// **Source:** RFC 9111, 5.2.1: `no-cache` and `no-store` of a request.
+fn obey_cache_control(present: Present<'_>, parameters: &mut Vec<(String, Parameter)>) {
+    if !present.has(Known::CacheControl) {
+        return;
+    }
+    let is_unwanted = |directive: &str| {
+        let directive = directive.trim();
+        directive.eq_ignore_ascii_case("no-cache") || directive.eq_ignore_ascii_case("no-store")
+    };
+    let mut values = present.all().get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    if values.any(|value| value.split(',').any(is_unwanted)) {
+        parameters.retain(|(key, _)| key != BYPASS);
+        parameters.push((BYPASS.to_owned(), Parameter::Bool(false)));
+    }
 }
 
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use axon::metrics::{ModelSnapshot, Outcome, Protocol, UNKNOWN};
 use axon::onnx::runtime_version;
 use axon::repository::{Model, State};
+use axon::response_cache::CacheReport;
 use axon::scheduler::Load;
 
 use super::declared as d;
 use super::declared::Metric;
 use super::family::{Family, Label, Value};
-use super::{process, triton};
+use super::{gpu, process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
 use crate::logging;
+use crate::tls::Handshake;
 
 /// What is known of a version at one moment.
 pub(super) struct View {
@@ -36,23 +38,28 @@ impl View {
     }
 }
 
-/// Everything that is told.
-pub(super) fn families(app: &App) -> Vec<Family> {
-    let views = views(app);
-    let mut families = requests(&views);
-    families.extend(observations(&views));
-    families.extend(loads(&views));
-    families.extend(models(&views));
+/// Everything that is told; `views` are what [`views`] has read.
+pub(super) fn families<'a>(app: &App, views: &'a [View]) -> Vec<Family<'a>> {
+    let mut families = requests(views);
+    families.extend(observations(views));
+    families.extend(loads(views));
+    families.extend(models(views));
     families.extend(memory(app));
+    families.extend(response_cache(&app.server.response_cache()));
     families.extend(server(app));
+    families.extend(tls(app));
+    let gpus = app.scrapes.gpus.look();
+    families.extend(gpu::families(&gpus));
     families.extend(process::families());
     if app.compat == Compat::Triton {
-        families.extend(triton::families(&views, &app.scrapes.utilization));
+        families.extend(triton::families(views, &app.server.response_cache(), &app.scrapes.utilization));
+        families.extend(gpu::triton_families(&gpus));
     }
     families
 }
 
-fn views(app: &App) -> Vec<View> {
+/// Reads the counters of every version.
+pub(super) fn views(app: &App) -> Vec<View> {
     let mut states = app.server.models();
     let mut state_of = |name: &str, version: u64| {
         let index =
@@ -76,11 +83,11 @@ fn views(app: &App) -> Vec<View> {
 }
 
 /// The family of one sample for each version of which `value` says something.
-pub(super) fn each<'a, V: Into<Value>>(
+pub(super) fn each<'a, V: Into<Value<'a>>>(
     metric: &'static Metric,
     views: impl IntoIterator<Item = &'a View>,
-    value: impl Fn(&View) -> Option<V>,
-) -> Family {
+    value: impl Fn(&'a View) -> Option<V>,
+) -> Family<'a> {
     let mut family = Family::new(metric);
     for view in views {
         if let Some(value) = value(view) {
@@ -90,7 +97,7 @@ pub(super) fn each<'a, V: Into<Value>>(
     family
 }
 
-fn requests(views: &[View]) -> Vec<Family> {
+fn requests(views: &[View]) -> Vec<Family<'_>> {
     let mut received = Family::new(&d::REQUESTS_RECEIVED);
     let mut ended = Family::new(&d::REQUESTS);
     let mut refused = Family::new(&d::REQUESTS_REFUSED);
@@ -121,26 +128,32 @@ fn requests(views: &[View]) -> Vec<Family> {
     vec![received, ended, refused, in_flight]
 }
 
-fn observations(views: &[View]) -> Vec<Family> {
+fn observations(views: &[View]) -> Vec<Family<'_>> {
     // What has no model has no answers.
     let models = || views.iter().filter(|view| view.is_model);
     vec![
-        each(&d::REQUEST_DURATION, models(), |view| Some(view.counted.observations.total.clone())),
-        each(&d::QUEUE_DURATION, models(), |view| Some(view.counted.observations.queue.clone())),
-        each(&d::COMPUTE_DURATION, models(), |view| Some(view.counted.observations.compute.clone())),
-        each(&d::REQUEST_SIZE, models(), |view| Some(view.counted.observations.request_bytes.clone())),
-        each(&d::RESPONSE_SIZE, models(), |view| Some(view.counted.observations.response_bytes.clone())),
-        each(&d::BATCH_ROWS, models(), |view| Some(view.counted.observations.batch_rows.clone())),
+        each(&d::REQUEST_DURATION, models(), |view| Some(&view.counted.observations.total)),
+        each(&d::QUEUE_DURATION, models(), |view| Some(&view.counted.observations.queue)),
+        each(&d::COMPUTE_DURATION, models(), |view| Some(&view.counted.observations.compute)),
+        each(&d::REQUEST_SIZE, models(), |view| Some(&view.counted.observations.request_bytes)),
+        each(&d::RESPONSE_SIZE, models(), |view| Some(&view.counted.observations.response_bytes)),
+        each(&d::BATCH_ROWS, models(), |view| Some(&view.counted.observations.batch_rows)),
         each(&d::LATENCY_TARGET, models(), |view| Some(view.counted.latency_target)),
         each(&d::LATE_ANSWERS, models(), |view| Some(view.counted.late)),
     ]
 }
 
 /// What is known of versions that are ready.
-fn loads(views: &[View]) -> Vec<Family> {
-    let of = |metric, value: &dyn Fn(&Model, &Load) -> Option<Value>| {
+fn loads(views: &[View]) -> Vec<Family<'_>> {
+    let of = |metric, value: &dyn Fn(&Model, &Load) -> Option<Value<'static>>| {
         each(metric, views, |view| view.ready.as_ref().and_then(|(model, load)| value(model, load)))
     };
+    let mut sizes = Family::new(&d::MODEL_SIZE);
+    for (view, (model, _)) in views.iter().filter_map(|view| Some((view, view.ready.as_ref()?))) {
+        if let Some(outline) = model.outline() {
+            sizes.push(view.and(model.config().device.name()), outline.size);
+        }
+    }
     let mut curve = Family::new(&d::LEARNED_RUN);
     for (view, load) in views.iter().filter_map(|view| Some((view, &view.ready.as_ref()?.1))) {
         for &(rows, duration) in &load.curve {
@@ -163,7 +176,9 @@ fn loads(views: &[View]) -> Vec<Family> {
         of(&d::INSTANCE_RESTARTS, &|model, _| {
             Some(model.statistics().instance_restarts.load(std::sync::atomic::Ordering::Relaxed).into())
         }),
+        of(&d::CACHE_FOLLOWERS, &|model, _| model.followers().map(Value::from)),
         of(&d::MAX_BATCH_ROWS, &|_, load| Some(load.max_batch_rows.into())),
+        sizes,
     ]
 }
 
@@ -178,7 +193,7 @@ fn state_name(state: &State) -> &'static str {
     }
 }
 
-fn models(views: &[View]) -> Vec<Family> {
+fn models(views: &[View]) -> Vec<Family<'_>> {
     const STATES: [&str; 5] = ["loading", "ready", "unloading", "unloaded", "failed"];
     let mut states = Family::new(&d::MODEL_STATE);
     let mut loads = Family::new(&d::MODEL_LOADS);
@@ -198,11 +213,13 @@ fn models(views: &[View]) -> Vec<Family> {
             (view.counted.loads > 0).then_some(view.counted.load_duration)
         }),
         each(&d::MODEL_UNLOADS, models(), |view| Some(view.counted.unloads)),
+        each(&d::CACHE_HITS, models(), |view| Some(view.counted.cache_hits)),
+        each(&d::CACHE_MISSES, models(), |view| Some(view.counted.cache_misses)),
     ]
 }
 
 /// What the models take that come and go by themselves.
-fn memory(app: &App) -> Vec<Family> {
+fn memory(app: &App) -> Vec<Family<'static>> {
     let Some(report) = app.server.residency() else { return Vec::new() };
     let (mut bytes, mut reloads) = (Family::new(&d::MODEL_MEMORY), Family::new(&d::MODEL_RELOAD));
     for model in &report.models {
@@ -223,7 +240,32 @@ fn memory(app: &App) -> Vec<Family> {
     ]
 }
 
-fn server(app: &App) -> Vec<Family> {
+/// What the answers take that are kept.
+fn response_cache(report: &CacheReport) -> Vec<Family<'static>> {
+    vec![
+        Family::single(&d::CACHE_BYTES, report.bytes),
+        Family::single(&d::CACHE_LIMIT, report.budget),
+        Family::single(&d::CACHE_ENTRIES, report.entries),
+        Family::single(&d::CACHE_EVICTIONS, report.evictions),
+    ]
+}
+
+/// How the ports are encrypted, where they are.
+fn tls(app: &App) -> Vec<Family<'static>> {
+    let Some(tls) = &app.tls else { return Vec::new() };
+    let mut handshakes = Family::new(&d::TLS_HANDSHAKES);
+    for result in Handshake::ALL {
+        handshakes.push([result.name().into()], tls.handshakes(result));
+    }
+    let [taken, refused] = tls.reloads();
+    vec![
+        handshakes,
+        Family::single(&d::TLS_EXPIRES, tls.expires()),
+        Family::new(&d::TLS_RELOADS).with(["loaded".into()], taken).with(["failed".into()], refused),
+    ]
+}
+
+fn server(app: &App) -> Vec<Family<'static>> {
     let mut families = vec![Family::single(&d::READY, u64::from(app.server.ready().is_ok()))];
     let mut ports = [&d::CONNECTIONS, &d::CONNECTIONS_ACCEPTED, &d::CONNECTIONS_REFUSED, &d::ACCEPT_ERRORS]
         .map(Family::new);
@@ -243,7 +285,8 @@ fn server(app: &App) -> Vec<Family> {
     ]);
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
-        families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));
+        let labels = [version.into(), app.device.name().into(), app.device.provider().into()];
+        families.push(Family::new(&d::RUNTIME).with(labels, 1_u64));
     }
     families
 }

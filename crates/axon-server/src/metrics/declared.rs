@@ -74,9 +74,9 @@ declare! {
     REQUEST_DURATION = Histogram "axon_request_duration_seconds" "seconds" ["model" "version"]
         "Time from the whole request to the whole answer, of requests answered.";
     QUEUE_DURATION = Histogram "axon_queue_duration_seconds" "seconds" ["model" "version"]
-        "Time from arrival at the queue to the start of the batch, of requests answered.";
+        "Time from arrival at the queue to the start of the batch, of requests answered; how long a hit of the response cache waited.";
     COMPUTE_DURATION = Histogram "axon_compute_duration_seconds" "seconds" ["model" "version"]
-        "Time that the batch of a request ran, of requests answered.";
+        "Time that the batch of a request ran, of requests answered; 0 of a hit of the response cache.";
     REQUEST_SIZE = Histogram "axon_request_size_bytes" "bytes" ["model" "version"]
         "Bytes of the body or message of requests answered; of their tensors for requests from the process itself.";
     RESPONSE_SIZE = Histogram "axon_response_size_bytes" "bytes" ["model" "version"]
@@ -123,6 +123,8 @@ declare! {
         "What the last load of a version took that went well.";
     MODEL_UNLOADS = Counter "axon_model_unloads" "" ["model" "version"]
         "How often a version was unloaded.";
+    MODEL_SIZE = Gauge "axon_model_size_bytes" "bytes" ["model" "version" "device"]
+        "Bytes of the files of a version that is ready: its graph and its tensors; no sample for what has no file.";
     MEMORY_BUDGET = Gauge "axon_memory_budget_bytes" "bytes" []
         "What models may take together now; told in the control mode auto, as what follows of memory.";
     MEMORY_CHARGED = Gauge "axon_memory_charged_bytes" "bytes" []
@@ -133,6 +135,20 @@ declare! {
         "What the next load of a model is foretold to take.";
     EVICTIONS = Counter "axon_evictions" "" ["cause"]
         "Models that were unloaded by residency, by the cause.";
+    CACHE_HITS = Counter "axon_response_cache_hits" "" ["model" "version"]
+        "Requests answered from the response cache, or by the run of an identical request; a part of those answered.";
+    CACHE_MISSES = Counter "axon_response_cache_misses" "" ["model" "version"]
+        "Requests that were looked up in the response cache and run.";
+    CACHE_FOLLOWERS = Gauge "axon_response_cache_waiting_requests" "" ["model" "version"]
+        "Requests that wait for the run of an identical one, of models whose answers are kept.";
+    CACHE_BYTES = Gauge "axon_response_cache_bytes" "bytes" []
+        "Bytes that the response cache holds, of all models.";
+    CACHE_LIMIT = Gauge "axon_response_cache_limit_bytes" "bytes" []
+        "The most bytes that the response cache holds; 0 when it is off.";
+    CACHE_ENTRIES = Gauge "axon_response_cache_entries" "" []
+        "Answers that the response cache holds, of all models.";
+    CACHE_EVICTIONS = Counter "axon_response_cache_evictions" "" []
+        "Answers that made way for others before they expired.";
     READY = Gauge "axon_ready" "" []
         "1 when the server takes requests and every model that is meant to be loaded is ready, else 0.";
     CONNECTIONS = Gauge "axon_connections" "" ["port"]
@@ -143,16 +159,34 @@ declare! {
         "Connections that were closed at once, since as many were open as may be.";
     ACCEPT_ERRORS = Counter "axon_accept_errors" "" ["port"]
         "Connections that could not be accepted, as when the process has no descriptor left.";
+    TLS_HANDSHAKES = Counter "axon_tls_handshakes" "" ["result"]
+        "TLS handshakes that have ended, by how; told, as what follows of TLS, where TLS is spoken.";
+    TLS_EXPIRES = Gauge "axon_tls_certificate_expires_timestamp_seconds" "seconds" []
+        "When the first certificate to expire of the chain that is shown does, in seconds since 1970.";
+    TLS_RELOADS = Counter "axon_tls_reloads" "" ["outcome"]
+        "Changes of the files of TLS, by whether they were taken or those of before stay.";
     SPANS_EXPORTED = Counter "axon_trace_spans_exported" "" []
         "Spans of traces that the collector has taken; 0 without one.";
     SPANS_DROPPED = Counter "axon_trace_spans_dropped" "" []
         "Spans of traces that were given up, as when the collector is gone.";
     LOG_DROPPED = Counter "axon_log_lines_dropped" "" []
         "Lines of the log that were dropped, since nobody read them.";
+    GPU_UTILIZATION = Gauge "axon_gpu_utilization_ratio" "ratio" ["gpu" "uuid"]
+        "Part of the last moments in which the GPU ran something, 0 to 1; told, as what follows of GPUs, where NVML is.";
+    GPU_MEMORY_USED = Gauge "axon_gpu_memory_used_bytes" "bytes" ["gpu" "uuid"]
+        "Memory of the GPU that is in use, by whatever process.";
+    GPU_MEMORY_TOTAL = Gauge "axon_gpu_memory_total_bytes" "bytes" ["gpu" "uuid"]
+        "Memory of the GPU.";
+    GPU_TEMPERATURE = Gauge "axon_gpu_temperature_celsius" "celsius" ["gpu" "uuid"]
+        "Temperature of the GPU.";
+    GPU_POWER = Gauge "axon_gpu_power_watts" "watts" ["gpu" "uuid"]
+        "Power that the GPU draws.";
+    GPU_POWER_LIMIT = Gauge "axon_gpu_power_limit_watts" "watts" ["gpu" "uuid"]
+        "Power that the GPU may draw.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
-    RUNTIME = Info "axon_runtime" "" ["version" "device"]
-        "The version of ONNX Runtime, and where models run that do not say; no sample before the first model.";
+    RUNTIME = Info "axon_runtime" "" ["version" "device" "provider"]
+        "The version of ONNX Runtime, and where and by what models run that do not say; no sample before the first model.";
     PROCESS_CPU = Counter "process_cpu_seconds" "seconds" []
         "Processor time of this process.";
     PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" "bytes" []
@@ -194,16 +228,52 @@ declare! {
         "Microseconds of splitting outputs since the version was loaded; each request counts its whole batch.";
     NV_LOAD_DURATION = Gauge "nv_model_load_duration_secs" "" ["model" "version"]
         "Seconds that the last load of a version took that went well.";
+    NV_CACHE_HITS_OF = Plain "nv_cache_num_hits_per_model" "" ["model" "version"]
+        "Requests answered from the response cache, or by the run of an identical request.";
+    NV_CACHE_MISSES_OF = Plain "nv_cache_num_misses_per_model" "" ["model" "version"]
+        "Requests that were looked up in the response cache and run.";
+    NV_CACHE_HIT_DURATION = Plain "nv_cache_hit_duration_per_model" "" ["model" "version"]
+        "Microseconds of hashing and looking up, of hits since the version was loaded.";
+    NV_CACHE_MISS_DURATION = Plain "nv_cache_miss_duration_per_model" "" ["model" "version"]
+        "Microseconds of hashing, looking up and keeping answers, of misses since the version was loaded.";
+    NV_CACHE_UTIL = Gauge "nv_cache_util" "" []
+        "Part of the response cache's bytes that is used, 0 to 1.";
+    NV_CACHE_ENTRIES = Gauge "nv_cache_num_entries" "" []
+        "Answers that the response cache holds.";
+    NV_CACHE_LOOKUPS = Gauge "nv_cache_num_lookups" "" []
+        "Requests that were looked up in the response cache.";
+    NV_CACHE_HITS = Gauge "nv_cache_num_hits" "" []
+        "Requests answered from the response cache, of all models.";
+    NV_CACHE_MISSES = Gauge "nv_cache_num_misses" "" []
+        "Requests that were looked up in the response cache and run, of all models.";
+    NV_CACHE_EVICTIONS = Gauge "nv_cache_num_evictions" "" []
+        "Answers that made way for others.";
+    NV_CACHE_LOOKUP_DURATION = Gauge "nv_cache_lookup_duration" "" []
+        "Microseconds of hashing and looking up, all requests together.";
+    NV_CACHE_INSERTION_DURATION = Gauge "nv_cache_insertion_duration" "" []
+        "Microseconds of keeping answers, all together.";
     NV_CPU_UTILIZATION = Gauge "nv_cpu_utilization" "" []
         "Part of the machine's processor time that was used since the scrape before, 0 to 1.";
     NV_CPU_MEMORY_TOTAL = Gauge "nv_cpu_memory_total_bytes" "" []
         "Memory of the machine.";
     NV_CPU_MEMORY_USED = Gauge "nv_cpu_memory_used_bytes" "" []
         "Memory of the machine that is in use.";
+    NV_GPU_UTILIZATION = Gauge "nv_gpu_utilization" "" ["gpu_uuid"]
+        "Part of the last moments in which the GPU ran something, 0 to 1.";
+    NV_GPU_MEMORY_TOTAL = Gauge "nv_gpu_memory_total_bytes" "" ["gpu_uuid"]
+        "Memory of the GPU.";
+    NV_GPU_MEMORY_USED = Gauge "nv_gpu_memory_used_bytes" "" ["gpu_uuid"]
+        "Memory of the GPU that is in use.";
+    NV_GPU_POWER = Gauge "nv_gpu_power_usage" "" ["gpu_uuid"]
+        "Power that the GPU draws, in watts.";
+    NV_GPU_POWER_LIMIT = Gauge "nv_gpu_power_limit" "" ["gpu_uuid"]
+        "Power that the GPU may draw, in watts.";
+    NV_ENERGY = Plain "nv_energy_consumption" "" ["gpu_uuid"]
+        "Energy that the GPU has taken since the first scrape, in joules.";
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 11] = [
+const LABELS: [(&str, &str); 16] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`"),
     (
@@ -224,9 +294,19 @@ const LABELS: [(&str, &str); 11] = [
     ("cause", "`room` (others are worth more), `unused` (for as long as it is kept)"),
     ("state", "`loading`, `ready`, `unloading`, `unloaded`, `failed`"),
     ("outcome", "`loaded`, `failed`"),
+    (
+        "result",
+        "`ok`; `timeout`; `no_client_certificate` where one is asked for; `client_certificate` (the client's is expired, \
+         revoked or of an unknown authority); `server_certificate` (the client does not trust the server's); \
+         `protocol_version` (older than TLS 1.2); `not_tls`; `other`",
+    ),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
+    ("provider", "ONNX Runtime's name of what runs models: `CPUExecutionProvider`, `CUDAExecutionProvider`"),
     ("port", "`http`, `grpc`, `metrics`"),
+    ("gpu", "its number, as `nvidia-smi` has it"),
+    ("uuid", "what the GPU is called everywhere"),
+    ("gpu_uuid", "the same, as Triton calls it"),
 ];
 
 /// The document `docs/metrics.md`.

@@ -53,13 +53,14 @@ fn parse(text: &str) -> Option<(Form, f32)> {
     let (mut version, mut proto, mut encoding) = (None, None, None);
     for parameter in parts {
         let (name, value) = parameter.split_once('=')?;
+        let value = value.trim();
         match name.trim().to_ascii_lowercase().as_str() {
             "q" => {
-                weight = value.trim().parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight))?;
+                weight = value.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight))?;
             }
-            "version" => version = Some(value.trim()),
-            "proto" => proto = Some(value.trim()),
-            "encoding" => encoding = Some(value.trim()),
+            "version" => version = Some(unquoted(value)?),
+            "proto" => proto = Some(unquoted(value)?),
+            "encoding" => encoding = Some(unquoted(value)?),
             _ => {}
         }
     }
@@ -76,6 +77,15 @@ fn parse(text: &str) -> Option<(Form, f32)> {
         _ => return None,
     };
     Some((form, weight))
+}
+
+/// A parameter's value, which may stand in quotes; `None` where only one of them is there. No value that is known has
+/// anything in it that would have to be escaped.
+fn unquoted(value: &str) -> Option<&str> {
+    match value.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"'),
+        None => Some(value),
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +118,21 @@ mod tests {
         check(&["application/vnd.google.protobuf;proto=other.Message"], Form::Text);
         check(&["application/openmetrics-text; version=2.0.0"], Form::Text);
         check(&["text/plain;q=0.5", "application/openmetrics-text"], Form::OpenMetrics);
+        check(&["application/openmetrics-text;version=\"1.0.0\""], Form::OpenMetrics);
+        check(
+            &["application/openmetrics-text; version = \"1.0.0\" ; q=0.5, text/plain;q=0.4"],
+            Form::OpenMetrics,
+        );
+        check(&["text/plain; version=\"0.0.4\", application/openmetrics-text;q=0.9"], Form::Text);
+        check(
+            &[
+                "application/vnd.google.protobuf;proto=\"io.prometheus.client.MetricFamily\";encoding=\"delimited\"",
+            ],
+            Form::Protobuf,
+        );
+        check(&["application/openmetrics-text;version=\"2.0.0\""], Form::Text);
+        check(&["application/openmetrics-text;version=\"1.0.0"], Form::Text);
+        check(&["application/openmetrics-text;version=\""], Form::Text);
         check(&["application/openmetrics-text;q=0"], Form::Text);
         check(&["application/openmetrics-text;q=nan"], Form::Text);
     }

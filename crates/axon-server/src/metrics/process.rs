@@ -2,10 +2,10 @@
 //!
 //! **Source:** proc(5).
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::declared::{
@@ -15,27 +15,24 @@ use super::declared::{
 use super::family::{Family, Value};
 
 /// What is told of this process.
-pub(super) fn families() -> Vec<Family> {
+pub(super) fn families() -> Vec<Family<'static>> {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let mut families = vec![Family::single(&PROCESS_CPU, cpu.tv_sec as f64 + cpu.tv_nsec as f64 * 1e-9)];
-    let read = |file: &str| std::fs::read_to_string(Path::new("/proc/self").join(file)).unwrap_or_default();
-    let mut tell = |metric, value: Option<Value>| {
+    let mut tell = |metric, value: Option<Value<'static>>| {
         families.extend(value.map(|value| Family::single(metric, value)));
     };
-    let statm = read("statm");
-    let pages = |index| field(&statm, index).map(|pages| (pages * page_size() as u64).into());
-    tell(&PROCESS_VIRTUAL, pages(0));
-    tell(&PROCESS_RESIDENT, pages(1));
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, which may have any characters, ends with the last parenthesis; the state is the field behind it.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    tell(&PROCESS_VIRTUAL, field(after_name, 20).map(Value::from));
+    tell(&PROCESS_RESIDENT, field(after_name, 21).map(|pages| (pages * page_size() as u64).into()));
     let fds = std::fs::read_dir("/proc/self/fd").ok();
     // One of them is the folder that is being read.
     tell(&PROCESS_FDS, fds.map(|fds| fds.count().saturating_sub(1).into()));
-    tell(&PROCESS_MAX_FDS, limit(&read("limits"), "Max open files").map(Value::from));
-    let stat = read("stat");
-    // The name, which may have any characters, ends with the last parenthesis; the state is the field behind it.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    tell(&PROCESS_MAX_FDS, getrlimit(Resource::Nofile).current.map(Value::from));
     tell(&PROCESS_THREADS, field(after_name, 17).map(Value::from));
     let started = field(after_name, 19)
-        .zip(boot_time())
+        .zip(*BOOT_TIME)
         .map(|(ticks, boot)| Value::Number(boot as f64 + ticks as f64 / clock_ticks_per_second() as f64));
     tell(&PROCESS_START, started);
     families
@@ -45,9 +42,12 @@ fn field(text: &str, index: usize) -> Option<u64> {
     text.split_ascii_whitespace().nth(index)?.parse().ok()
 }
 
-fn limit(limits: &str, name: &str) -> Option<u64> {
-    field(limits.lines().find_map(|line| line.strip_prefix(name))?, 0)
+fn named(lines: &str, name: &str) -> Option<u64> {
+    field(lines.lines().find_map(|line| line.strip_prefix(name))?, 0)
 }
+
+/// Read once: the system makes the whole file anew for each reader.
+static BOOT_TIME: LazyLock<Option<u64>> = LazyLock::new(boot_time);
 
 /// When the machine started, in seconds since 1970.
 fn boot_time() -> Option<u64> {
@@ -58,7 +58,7 @@ fn boot_time() -> Option<u64> {
 /// The machine's memory in bytes: all, and what is in use.
 pub(super) fn machine_memory() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes = |name| limit(&text, name).map(|kibibytes| kibibytes << 10);
+    let kibibytes = |name| named(&text, name).map(|kibibytes| kibibytes << 10);
     let (total, available) = (kibibytes("MemTotal:")?, kibibytes("MemAvailable:")?);
     Some((total, total.saturating_sub(available)))
 }

@@ -11,20 +11,27 @@ use super::declared::{Kind, Metric};
 use super::family::{Family, Sample, Value};
 use crate::proto::metrics as proto;
 
+/// The number of the field of the samples, which are written here: one at a time, and not held all at once.
+const METRIC: u32 = 4;
+
 /// Writes all families, each with its length in front.
-pub(super) fn write(families: &[Family]) -> Vec<u8> {
-    let mut bytes = Vec::new();
+pub(super) fn write(families: &[Family<'_>]) -> Vec<u8> {
+    let (mut bytes, mut one) = (Vec::new(), Vec::new());
     for family in families.iter().filter(|family| !family.samples.is_empty()) {
-        let message = message(family);
-        bytes.reserve(message.encoded_len() + prost::length_delimiter_len(message.encoded_len()));
+        one.clear();
         // A vector grows as it has to, so that there is always room.
-        let _ = message.encode_length_delimited(&mut bytes);
+        let _ = head(family.metric).encode(&mut one);
+        for sample in &family.samples {
+            prost::encoding::message::encode(METRIC, &sample_message(family.metric, sample), &mut one);
+        }
+        prost::encoding::encode_varint(one.len() as u64, &mut bytes);
+        bytes.extend_from_slice(&one);
     }
     bytes
 }
 
-fn message(family: &Family) -> proto::MetricFamily {
-    let metric = family.metric;
+/// A family without its samples.
+fn head(metric: &Metric) -> proto::MetricFamily {
     let kind = match metric.kind {
         Kind::Counter | Kind::Plain => proto::MetricType::Counter,
         Kind::Gauge | Kind::Info => proto::MetricType::Gauge,
@@ -34,12 +41,12 @@ fn message(family: &Family) -> proto::MetricFamily {
         name: metric.sample_name(),
         help: metric.help.to_owned(),
         r#type: kind.into(),
-        metric: family.samples.iter().map(|sample| sample_message(metric, sample)).collect(),
+        metric: Vec::new(),
         unit: metric.unit.to_owned(),
     }
 }
 
-fn sample_message(metric: &Metric, sample: &Sample) -> proto::Metric {
+fn sample_message(metric: &Metric, sample: &Sample<'_>) -> proto::Metric {
     let labels = metric.labels.iter().zip(&sample.labels);
     let label = labels.map(|(name, value)| label(name, value.as_str())).collect();
     let value = match &sample.value {
@@ -150,8 +157,8 @@ mod tests {
         let observations = metrics.snapshot().observations;
         let labels = || ["m".to_owned().into(), "1".into()];
         let bytes = write(&[
-            Family::new(&QUEUE_DURATION).with(labels(), observations.queue),
-            Family::new(&RESPONSE_SIZE).with(labels(), observations.response_bytes),
+            Family::new(&QUEUE_DURATION).with(labels(), &observations.queue),
+            Family::new(&RESPONSE_SIZE).with(labels(), &observations.response_bytes),
         ]);
         let mut rest = bytes.as_slice();
         let family = proto::MetricFamily::decode_length_delimited(&mut rest).unwrap();

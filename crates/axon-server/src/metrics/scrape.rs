@@ -1,7 +1,7 @@
 //! Answers scrapes, on the port for metrics and on the one for HTTP.
 //!
 //! One scrape is written at a time, whatever comes: those that come while it is written share the next one. Each sees
-//! what was counted before it came.
+//! what was counted before it came. None is written on a thread that moves bytes: no request waits for it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,15 +14,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Mutex;
 
 use super::family::Family;
+use super::gpu::Gpus;
 use super::negotiate::{Form, negotiate};
 use super::process::Utilization;
 use super::{collect, protobuf, text};
 use crate::app::{App, off_the_wire};
 use crate::body::Frames;
 use crate::connection::{Answer, Port};
-
-/// More versions than this are written on another thread: it takes a millisecond or more.
-const INLINE_VERSIONS: usize = 16;
 
 /// The scrapes of a server.
 #[derive(Default)]
@@ -31,6 +29,7 @@ pub(crate) struct Scrapes {
     last: [Mutex<Option<Written>>; Form::ALL.len()],
     /// The machine's, as Triton tells it.
     pub(super) utilization: Utilization,
+    pub(super) gpus: Gpus,
 }
 
 struct Written {
@@ -54,8 +53,14 @@ pub(crate) async fn answer(app: &Arc<App>, headers: &HeaderMap) -> Result<Respon
         Some(written) if written.began >= asked => written.body.clone(),
         _ => {
             let began = Instant::now();
-            let (is_long, server) = (app.server.models().len() > INLINE_VERSIONS, Arc::clone(app));
-            let body = off_the_wire(is_long, move || Ok(write(&collect::families(&server), form))).await?;
+            let server = Arc::clone(app);
+            // On another thread, however few models there are: the system is asked too, which takes longer the more
+            // connections are open.
+            let body = off_the_wire(true, move || {
+                let views = collect::views(&server);
+                Ok(write(&collect::families(&server, &views), form))
+            })
+            .await?;
             last.insert(Written { began, body }).body.clone()
         }
     };
@@ -66,7 +71,7 @@ pub(crate) async fn answer(app: &Arc<App>, headers: &HeaderMap) -> Result<Respon
     Ok(response)
 }
 
-fn write(families: &[Family], form: Form) -> Bytes {
+fn write(families: &[Family<'_>], form: Form) -> Bytes {
     match form {
         Form::Text | Form::OpenMetrics => text::write(families, form).into(),
         Form::Protobuf => protobuf::write(families).into(),

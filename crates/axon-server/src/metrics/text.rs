@@ -11,11 +11,16 @@ use super::declared::{Kind, Metric};
 use super::family::{Family, Label, Sample, Value};
 use super::negotiate::Form;
 
+/// About how long a line is, in bytes.
+const LINE: usize = 96;
+
 /// Writes all families; `form` is one of the two texts.
-pub(super) fn write(families: &[Family], form: Form) -> String {
-    let samples: usize = families.iter().map(|family| family.samples.len()).sum();
-    let mut writer =
-        Writer { text: String::with_capacity(samples * 128), is_open: form == Form::OpenMetrics };
+pub(super) fn write(families: &[Family<'_>], form: Form) -> String {
+    let mut writer = Writer {
+        text: String::with_capacity(room(families)),
+        is_open: form == Form::OpenMetrics,
+        labels: String::new(),
+    };
     for family in families.iter().filter(|family| !family.samples.is_empty()) {
         writer.family(family);
     }
@@ -25,13 +30,24 @@ pub(super) fn write(families: &[Family], form: Form) -> String {
     writer.text
 }
 
+/// About how long the text becomes, so that it does not grow and move while it is written.
+fn room(families: &[Family<'_>]) -> usize {
+    let lines = |sample: &Sample<'_>| match &sample.value {
+        Value::Histogram(histogram) => histogram.classic_count() + 2,
+        Value::Count(_) | Value::Number(_) => 1,
+    };
+    families.iter().flat_map(|family| &family.samples).map(lines).sum::<usize>() * LINE
+}
+
 struct Writer {
     text: String,
     is_open: bool,
+    /// Those of the sample that is written.
+    labels: String,
 }
 
 impl Writer {
-    fn family(&mut self, family: &Family) {
+    fn family(&mut self, family: &Family<'_>) {
         let metric = family.metric;
         let sample_name = metric.sample_name();
         // The older format knows no families whose samples are called otherwise.
@@ -48,13 +64,13 @@ impl Writer {
         if self.is_open && !metric.unit.is_empty() {
             let _ = writeln!(self.text, "# UNIT {name} {}", metric.unit);
         }
+        let mut bounds = Bounds::default();
         for sample in &family.samples {
+            self.take_labels(metric, &sample.labels);
             match &sample.value {
-                Value::Histogram(histogram) => self.histogram(metric, sample, histogram),
+                Value::Histogram(histogram) => self.histogram(metric.name, histogram, &mut bounds),
                 value => {
-                    self.text.push_str(&sample_name);
-                    self.labels(metric, &sample.labels, None);
-                    self.text.push(' ');
+                    self.name(&sample_name, "");
                     self.value(value);
                     self.text.push('\n');
                 }
@@ -62,82 +78,131 @@ impl Writer {
         }
     }
 
-    fn histogram(&mut self, metric: &Metric, sample: &Sample, histogram: &HistogramSnapshot) {
-        for Bucket { upper, count, exemplar } in histogram.classic() {
-            let _ = write!(self.text, "{}_bucket", metric.name);
-            self.labels(metric, &sample.labels, Some(upper));
-            let _ = write!(self.text, " {count}");
+    fn histogram(&mut self, name: &str, histogram: &HistogramSnapshot, bounds: &mut Bounds) {
+        let mut all = 0;
+        for (bucket, Bucket { upper, count, exemplar }) in histogram.classic().into_iter().enumerate() {
+            let Self { text, labels, .. } = self;
+            text.push_str(name);
+            text.push_str("_bucket{");
+            text.push_str(labels);
+            if !labels.is_empty() {
+                text.push(',');
+            }
+            text.push_str("le=\"");
+            text.push_str(bounds.text(bucket, upper));
+            text.push_str("\"} ");
+            push_count(text, count);
+            all = count;
             if let (true, Some(exemplar)) = (self.is_open, exemplar) {
                 self.exemplar(exemplar);
             }
             self.text.push('\n');
         }
-        let _ = write!(self.text, "{}_sum", metric.name);
-        self.labels(metric, &sample.labels, None);
-        self.text.push(' ');
-        self.number(histogram.sum());
-        let _ = write!(self.text, "\n{}_count", metric.name);
-        self.labels(metric, &sample.labels, None);
-        let _ = writeln!(self.text, " {}", histogram.count());
+        self.name(name, "_sum");
+        push_number(&mut self.text, histogram.sum());
+        self.text.push('\n');
+        self.name(name, "_count");
+        push_count(&mut self.text, all);
+        self.text.push('\n');
     }
 
-    fn labels(&mut self, metric: &Metric, labels: &[Label], upper: Option<f64>) {
-        let mut separator = '{';
+    /// Writes the labels of a sample aside, once for all of its lines.
+    fn take_labels(&mut self, metric: &Metric, labels: &[Label]) {
+        self.labels.clear();
         for (name, value) in metric.labels.iter().zip(labels) {
-            self.text.push(separator);
-            self.text.push_str(name);
-            self.text.push_str("=\"");
-            self.escaped(value.as_str());
-            self.text.push('"');
-            separator = ',';
-        }
-        if let Some(upper) = upper {
-            self.text.push(separator);
-            self.text.push_str("le=\"");
-            self.number(upper);
-            self.text.push('"');
-            separator = ',';
-        }
-        if separator == ',' {
-            self.text.push('}');
-        }
-    }
-
-    fn escaped(&mut self, text: &str) {
-        for character in text.chars() {
-            match character {
-                '\\' => self.text.push_str("\\\\"),
-                '"' => self.text.push_str("\\\""),
-                '\n' => self.text.push_str("\\n"),
-                _ => self.text.push(character),
+            if !self.labels.is_empty() {
+                self.labels.push(',');
             }
+            self.labels.push_str(name);
+            self.labels.push_str("=\"");
+            push_escaped(&mut self.labels, value.as_str());
+            self.labels.push('"');
         }
     }
 
-    fn value(&mut self, value: &Value) {
+    /// Begins a line: a name, the labels, and the space before the value.
+    fn name(&mut self, name: &str, suffix: &str) {
+        let Self { text, labels, .. } = self;
+        text.push_str(name);
+        text.push_str(suffix);
+        if !labels.is_empty() {
+            text.push('{');
+            text.push_str(labels);
+            text.push('}');
+        }
+        text.push(' ');
+    }
+
+    fn value(&mut self, value: &Value<'_>) {
         match value {
-            Value::Count(count) => {
-                let _ = write!(self.text, "{count}");
-            }
-            Value::Number(number) => self.number(*number),
+            Value::Count(count) => push_count(&mut self.text, *count),
+            Value::Number(number) => push_number(&mut self.text, *number),
             Value::Histogram(_) => {}
-        }
-    }
-
-    /// As both formats want it, with a point: the same bucket has the same name in both.
-    fn number(&mut self, number: f64) {
-        if number == f64::INFINITY {
-            self.text.push_str("+Inf");
-        } else if number == f64::NEG_INFINITY {
-            self.text.push_str("-Inf");
-        } else {
-            let _ = write!(self.text, "{number:?}");
         }
     }
 
     fn exemplar(&mut self, exemplar: Exemplar) {
         let at = exemplar.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let _ = write!(self.text, " # {{trace_id=\"{:032x}\"}} {:?} {at:.3}", exemplar.trace, exemplar.value);
+    }
+}
+
+/// The bounds of a family's buckets as they are written. They are the same for all of its samples.
+#[derive(Default)]
+struct Bounds(Vec<(f64, String)>);
+
+impl Bounds {
+    /// That of bucket number `bucket`, which is `upper`.
+    fn text(&mut self, bucket: usize, upper: f64) -> &str {
+        let is_known = self.0.get(bucket).is_some_and(|(known, _)| known.to_bits() == upper.to_bits());
+        if !is_known {
+            // That of another scale goes.
+            self.0.truncate(bucket);
+            let mut text = String::new();
+            push_number(&mut text, upper);
+            self.0.push((upper, text));
+        }
+        self.0.get(bucket).map_or("", |(_, text)| text)
+    }
+}
+
+fn push_escaped(into: &mut String, text: &str) {
+    if !text.contains(['\\', '"', '\n']) {
+        into.push_str(text);
+        return;
+    }
+    for character in text.chars() {
+        match character {
+            '\\' => into.push_str("\\\\"),
+            '"' => into.push_str("\\\""),
+            '\n' => into.push_str("\\n"),
+            _ => into.push(character),
+        }
+    }
+}
+
+/// A whole number. Most of a scrape are counts, so that they go without the machinery of `format!`.
+fn push_count(into: &mut String, count: u64) {
+    let (mut digits, mut rest, mut start) = ([b'0'; 20], count, 20);
+    for (index, digit) in digits.iter_mut().enumerate().rev() {
+        // A remainder of ten fits a byte.
+        *digit = b'0' + (rest % 10) as u8;
+        (rest, start) = (rest / 10, index);
+        if rest == 0 {
+            break;
+        }
+    }
+    into.push_str(digits.get(start..).and_then(|digits| str::from_utf8(digits).ok()).unwrap_or_default());
+}
+
+/// As both formats want it, with a point: the same bucket has the same name in both.
+fn push_number(into: &mut String, number: f64) {
+    if number == f64::INFINITY {
+        into.push_str("+Inf");
+    } else if number == f64::NEG_INFINITY {
+        into.push_str("-Inf");
+    } else {
+        let _ = write!(into, "{number:?}");
     }
 }
 
@@ -199,6 +264,28 @@ mod tests {
     }
 
     #[test]
+    fn a_count_is_written_in_full() {
+        for count in [0, 7, 10, 99, 100, 12_345, u64::MAX] {
+            let mut text = String::new();
+            push_count(&mut text, count);
+            assert_eq!(text, count.to_string());
+        }
+    }
+
+    #[test]
+    fn bounds_are_those_of_the_bucket_that_is_asked_for() {
+        let mut bounds = Bounds::default();
+        for _ in 0..2 {
+            assert_eq!(
+                (bounds.text(0, 0.5).to_owned(), bounds.text(1, f64::INFINITY)),
+                ("0.5".to_owned(), "+Inf")
+            );
+        }
+        // Another scale.
+        assert_eq!((bounds.text(0, 2.0).to_owned(), bounds.text(1, 4.0)), ("2.0".to_owned(), "4.0"));
+    }
+
+    #[test]
     fn a_bucket_shows_a_trace_only_where_the_format_can() {
         let metrics = std::sync::Arc::new(ModelMetrics::default());
         let mut observed = Observed::begin(Some(std::sync::Arc::clone(&metrics)), Protocol::Http);
@@ -206,10 +293,8 @@ mod tests {
         observed.ran(Timing { queue: Duration::from_millis(3), ..Timing::default() });
         observed.end(Code::http(200), 0);
         let [model, version] = labels();
-        let family = || {
-            Family::new(&QUEUE_DURATION)
-                .with([model.clone(), version.clone()], metrics.snapshot().observations.queue)
-        };
+        let queue = metrics.snapshot().observations.queue;
+        let family = || Family::new(&QUEUE_DURATION).with([model.clone(), version.clone()], &queue);
         let open = write(&[family()], Form::OpenMetrics);
         let bucket = open.lines().find(|line| line.contains("le=\"0.005\"")).unwrap();
         assert!(bucket.contains(" 1 # {trace_id=\"00000000000000000000000000000abc\"} 0.003 "), "{bucket}");

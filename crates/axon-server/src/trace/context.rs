@@ -112,15 +112,32 @@ pub(crate) struct Caller {
     pub context: Option<SpanContext>,
     /// What tracing systems on the way said to each other: handed on as it came.
     pub state: Option<HeaderValue>,
+    /// It is a span of this server that asks: the stream's, for a question of it.
+    pub is_local: bool,
 }
 
 impl Caller {
     /// Reads headers, or the metadata of a call.
     pub fn of(headers: &HeaderMap) -> Self {
+        Self::read(headers, headers.contains_key(TRACEPARENT))
+    }
+
+    /// The same, of headers that are known to have a `traceparent` or not.
+    pub fn read(headers: &HeaderMap, has_parent: bool) -> Self {
+        if !has_parent {
+            return Self::default();
+        }
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (Some(parent), None) = (parents.next(), parents.next()) else { return Self::default() };
         let context = SpanContext::parse(parent.as_bytes());
-        Self { context, state: context.and_then(|_| state(headers)) }
+        Self { context, state: context.and_then(|_| state(headers)), is_local: false }
+    }
+
+    /// Reads texts that stand for the headers, such as the parameters of a question in a stream.
+    pub fn of_texts(parent: &str, state: Option<&str>) -> Self {
+        let context = SpanContext::parse(parent.as_bytes());
+        let state = state.filter(|state| context.is_some() && is_state(state.as_bytes()));
+        Self { context, state: state.and_then(|state| HeaderValue::from_str(state).ok()), is_local: false }
     }
 }
 
@@ -214,6 +231,22 @@ mod tests {
         ] {
             check(wrong, None);
         }
+    }
+
+    #[test]
+    fn texts_are_read_as_headers_are() {
+        let read = |parent, state| {
+            let Caller { context, state, is_local } = Caller::of_texts(parent, state);
+            assert!(!is_local);
+            (context.map(|context| context.to_string()), state)
+        };
+        assert_eq!(
+            read(GOOD, Some("one=1")),
+            (Some(GOOD.to_owned()), Some(HeaderValue::from_static("one=1")))
+        );
+        assert_eq!(read(GOOD, Some("one")), (Some(GOOD.to_owned()), None));
+        assert_eq!(read(GOOD, Some("one=\n")), (Some(GOOD.to_owned()), None));
+        assert_eq!(read("00", Some("one=1")), (None, None));
     }
 
     #[test]

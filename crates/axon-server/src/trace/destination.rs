@@ -59,6 +59,16 @@ pub(super) struct Destination {
 /// The path of the call that takes spans.
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
+/// The option that names the collector.
+const OPTION: &str = "--otlp-endpoint";
+
+/// The variables, each for traces alone and for all signals.
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
+const TIMEOUTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+const DELAY: &str = "OTEL_BSP_SCHEDULE_DELAY";
+
 const TIMEOUT_MS: u64 = 10_000;
 const DELAY_MS: u64 = 1_000;
 /// The longest of each.
@@ -67,41 +77,38 @@ const MAX_MS: u64 = 60_000;
 impl Destination {
     /// What `options` and the environment say; `None` when neither names a collector, or tracing is switched off.
     pub fn find(options: &TraceOptions, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        let exporter = |name: &str| {
-            variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"))
-                .or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{name}")))
+        // What is said for traces alone comes first. The variable is told beside its value, to be blamed for it.
+        let exporter = |[own, general]: [&'static str; 2]| {
+            let said = |name| variable(name).map(|value| (name, value));
+            said(own).or_else(|| said(general))
         };
         let says = |name: &str, value: &str| {
             variable(name).is_some_and(|said| said.trim().eq_ignore_ascii_case(value))
         };
         let is_off = says("OTEL_SDK_DISABLED", "true") || says("OTEL_TRACES_EXPORTER", "none");
         // A URL for traces alone is used as it is; any other is where the paths of all signals begin.
-        let own = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").filter(|_| options.endpoint.is_none());
-        let (url, is_whole) = match (&options.endpoint, own) {
-            (Some(url), _) => (url.clone(), false),
-            (None, _) if is_off => return Ok(None),
-            (None, Some(url)) => (url, true),
-            (None, None) => match variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
-                Some(url) => (url, false),
-                None => return Ok(None),
-            },
+        let (name, url) = match (&options.endpoint, exporter(ENDPOINTS)) {
+            (Some(url), _) => (OPTION, url.clone()),
+            (None, Some(said)) if !is_off => said,
+            (None, _) => return Ok(None),
         };
-        let protocol = match (options.protocol, exporter("PROTOCOL")) {
+        let is_whole = name == ENDPOINTS[0];
+        let protocol = match (options.protocol, exporter(PROTOCOLS)) {
             (Some(protocol), _) => protocol,
-            (None, Some(name)) => name
-                .trim()
-                .parse()
-                .map_err(|problem: String| wrong("OTEL_EXPORTER_OTLP_PROTOCOL", &problem))?,
+            (None, Some((name, value))) => {
+                value.trim().parse().map_err(|problem: String| wrong(name, &problem))?
+            }
             (None, None) => Protocol::Http,
         };
-        let Place { host, port, authority, path } = Place::of(&url)?;
+        let Place { host, port, authority, path } = Place::of(&url, name)?;
         let path = match protocol {
             Protocol::Grpc => GRPC_PATH.to_owned(),
             Protocol::Http if is_whole => path,
             Protocol::Http => format!("{}/v1/traces", path.trim_end_matches('/')),
         };
-        let headers = exporter("HEADERS").map_or_else(|| Ok(HeaderMap::new()), |text| headers(&text))?;
-        let milliseconds = |name, text: Option<String>, usual| milliseconds(name, text, usual);
+        let headers =
+            exporter(HEADERS).map_or_else(|| Ok(HeaderMap::new()), |(name, text)| headers(name, &text))?;
+        let delay = variable(DELAY).map(|text| (DELAY, text));
         Ok(Some(Self {
             protocol,
             host,
@@ -109,8 +116,8 @@ impl Destination {
             authority,
             path,
             headers,
-            timeout: milliseconds("OTEL_EXPORTER_OTLP_TIMEOUT", exporter("TIMEOUT"), TIMEOUT_MS)?,
-            delay: milliseconds("OTEL_BSP_SCHEDULE_DELAY", variable("OTEL_BSP_SCHEDULE_DELAY"), DELAY_MS)?,
+            timeout: milliseconds(exporter(TIMEOUTS), TIMEOUT_MS)?,
+            delay: milliseconds(delay, DELAY_MS)?,
             resource: resource(variable("OTEL_SERVICE_NAME"), variable("OTEL_RESOURCE_ATTRIBUTES"))?,
         }))
     }
@@ -128,9 +135,10 @@ struct Place {
 }
 
 impl Place {
-    fn of(url: &str) -> Result<Self> {
+    /// Reads the URL that `name`, an option or a variable, says.
+    fn of(url: &str, name: &'static str) -> Result<Self> {
         // What is echoed may be a password.
-        let problem = |expected: &str| Error::invalid("otlp_endpoint", format_args!("expected {expected}"));
+        let problem = |expected: &str| Error::invalid(name, format_args!("expected {expected}"));
         let uri: Uri = url.trim().parse().map_err(|_| problem("a URL such as http://127.0.0.1:4318"))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -143,17 +151,28 @@ impl Place {
         }
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority = authority.ok_or_else(|| problem("a host, without a user's name or password"))?;
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => Some(80),
+            // A sign is none of a port's, though a number may have one.
+            Some(port) => port
+                .strip_prefix(':')
+                .filter(|port| !port.starts_with('+'))
+                .and_then(|port| port.parse().ok()),
+            None => None,
+        };
+        let port = port.filter(|port| *port > 0);
         Ok(Self {
             host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port: port.ok_or_else(|| problem("a port from 1 to 65535 behind the host's colon"))?,
             authority: authority.as_str().to_owned(),
             path: uri.path().to_owned(),
         })
     }
 }
 
-fn milliseconds(name: &'static str, text: Option<String>, usual: u64) -> Result<Duration> {
-    let Some(text) = text else { return Ok(Duration::from_millis(usual)) };
+/// What a variable says, or else what is usual.
+fn milliseconds(said: Option<(&'static str, String)>, usual: u64) -> Result<Duration> {
+    let Some((name, text)) = said else { return Ok(Duration::from_millis(usual)) };
     let number = text.trim().parse().ok().filter(|number| (1..=MAX_MS).contains(number));
     let number = number.ok_or_else(|| {
         Error::invalid(name, format_args!("expected 1 to {MAX_MS} milliseconds, got {}", Echo(&text)))
@@ -189,8 +208,8 @@ fn percent_decode(text: &str) -> Option<String> {
 }
 
 /// The headers, whose values are not told: they are keys to other people's systems.
-fn headers(text: &str) -> Result<HeaderMap> {
-    let problem = || wrong("OTEL_EXPORTER_OTLP_HEADERS", "expected name=value,name=value");
+fn headers(name: &'static str, text: &str) -> Result<HeaderMap> {
+    let problem = || wrong(name, "expected name=value,name=value");
     let mut headers = HeaderMap::new();
     for (name, value) in pairs(text).ok_or_else(problem)? {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| problem())?;
@@ -250,6 +269,8 @@ mod tests {
         check(Some("http://127.0.0.1:4318"), &[own], Some("127.0.0.1:4318/v1/traces"));
         check(Some("http://[::1]:4318/x"), &[], Some("::1:4318/x/v1/traces"));
         check(Some("http://collector"), &[], Some("collector:80/v1/traces"));
+        check(Some("http://[::1]/"), &[], Some("::1:80/v1/traces"));
+        check(Some("http://collector:65535/"), &[], Some("collector:65535/v1/traces"));
         check(None, &[general], Some("general:1/base/v1/traces"));
         check(None, &[general, own], Some("own:2/all"));
         check(None, &[general, grpc], Some(&format!("general:1{GRPC_PATH}")));
@@ -264,15 +285,39 @@ mod tests {
             let error = find(Some(endpoint), variables).err().unwrap();
             assert_eq!(error.field(), Some(field), "{endpoint} {variables:?}");
         };
-        for url in
-            ["collector:4318", "https://collector", "ftp://x", "http://user:secret@x", "http://", "x y", ""]
-        {
-            check(url, &[], "otlp_endpoint");
+        for url in [
+            "collector:4318",
+            "https://collector",
+            "ftp://x",
+            "http://user:secret@x",
+            "http://",
+            "x y",
+            "",
+            "http://x:",
+            "http://x:0",
+            "http://x:65536",
+            "http://x:99999/v1",
+            "http://x:+80",
+            "http://x:http",
+            "http://[::1]:",
+            "http://[::1]:0",
+        ] {
+            check(url, &[], "--otlp-endpoint");
+        }
+        for name in ENDPOINTS {
+            for url in ["collector:4318", "http://user:secret@x", "http://x:", "http://x:65536"] {
+                let error = find(None, &[(name, url)]).err().unwrap();
+                assert_eq!(error.field(), Some(name), "{url}");
+                assert!(!error.message().contains("secret"));
+            }
         }
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key"),
             ("OTEL_BSP_SCHEDULE_DELAY", "60001"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "key"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "k=%0A"),

@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use axon::request::BatchRun;
 use bytes::Bytes;
 
 use super::context::SpanContext;
-use super::span::{Answer, Entry, Finished};
+use super::span::{Answer, Entry, Failure, Finished, STREAM};
 use super::{IDS, destination};
 use crate::proto::otlp::any_value::Value;
 use crate::proto::otlp::span::Kind;
@@ -56,17 +57,24 @@ impl Writer {
         if let Some(received) = notes.received {
             spans.push(self.child(*context, "receive", *started, received));
         }
-        let Some(Answer { at, timing, .. }) = notes.answer else { return spans };
-        if let Some(run) = timing.run {
+        if let Some((since, failure)) = notes.waited() {
+            let mut queue = self.child(*context, "queue", since, failure.at);
+            fail(&mut queue, failure);
+            spans.push(queue);
+        }
+        if let Some((Answer { version, timing, .. }, run)) = notes.answer.and_then(with_run) {
             let (start, batch) = (run.started + run.input, IDS.run(run.id));
             let came = run.started.checked_sub(timing.queue).unwrap_or(run.started);
             spans.push(self.child(*context, "queue", came, run.started));
             let mut compute = self.child(*context, "compute", start, start + timing.compute);
             compute.links.push(link(batch));
             compute.attributes.push(number("axon.batch.rows", timing.batch_rows as u64));
+            if let (None, Some(failure)) = (version, &notes.failure) {
+                fail(&mut compute, failure);
+            }
             spans.push(compute);
         }
-        spans.push(self.child(*context, "send", at, *ended));
+        spans.extend(notes.ready().map(|at| self.child(*context, "send", at, *ended)));
         spans
     }
 
@@ -78,20 +86,24 @@ impl Writer {
         span.links = links.iter().copied().map(link).collect();
         span.attributes = vec![
             text("axon.model.name", &one.model),
-            number("axon.model.version", answer.version),
             number("axon.batch.rows", answer.timing.batch_rows as u64),
             number("axon.batch.requests", run.requests as u64),
         ];
+        span.attributes.extend(answer.version.map(|version| number("axon.model.version", version)));
+        if let (None, Some(failure)) = (answer.version, &one.notes.failure) {
+            fail(&mut span, failure);
+        }
         Some(span)
     }
 
     fn server(&self, finished: &Finished) -> Span {
         let Finished { context, caller, started, ended, model, entry, is_failure, notes } = finished;
         let (name, mut attributes) = describe(*entry, notes.status);
-        attributes.push(text("axon.model.name", model));
-        if let Some(answer) = notes.answer {
-            attributes.push(number("axon.model.version", answer.version));
+        if *entry != Entry::Stream {
+            attributes.push(text("axon.model.name", model));
         }
+        let version = notes.answer.and_then(|answer| answer.version);
+        attributes.extend(version.map(|version| number("axon.model.version", version)));
         if let Some(id) = &notes.id {
             attributes.push(text("axon.request.id", id));
         }
@@ -106,7 +118,7 @@ impl Writer {
         span.set_kind(Kind::Server);
         if let Some(parent) = caller.context {
             span.parent_span_id = bytes(&parent.span.to_be_bytes());
-            span.flags |= KNOWN | REMOTE;
+            span.flags |= if caller.is_local { KNOWN } else { KNOWN | REMOTE };
             let state = caller.state.as_ref().and_then(|state| state.to_str().ok());
             state.unwrap_or_default().clone_into(&mut span.trace_state);
         }
@@ -148,23 +160,35 @@ impl Writer {
     }
 }
 
+/// An answer that took a run, and that run.
+fn with_run(answer: Answer) -> Option<(Answer, BatchRun)> {
+    answer.timing.run.map(|run| (answer, run))
+}
+
+/// Says of a part of a request that the request ended there, and why.
+fn fail(span: &mut Span, failure: &Failure) {
+    span.attributes.push(text("error.type", failure.outcome.name()));
+    span.status = Some(Status { message: failure.message.clone(), code: Code::Error.into() });
+}
+
 /// A span's name, and what its protocol says of it.
 fn describe(entry: Entry, status: Option<u16>) -> (String, Vec<KeyValue>) {
     match entry {
-        Entry::Http { verb, version, is_http2 } => {
+        Entry::Http { verb, version, is_http2, is_tls } => {
             let versions = if version.is_some() { "/versions/{version}" } else { "" };
             let route = format!("/v2/models/{{model}}{versions}/{verb}");
             let mut attributes = vec![
                 text("http.request.method", "POST"),
                 text("http.route", &route),
-                text("url.scheme", "http"),
+                text("url.scheme", if is_tls { "https" } else { "http" }),
                 text("network.protocol.version", if is_http2 { "2" } else { "1.1" }),
             ];
             attributes.extend(status.map(|status| number("http.response.status_code", status.into())));
             (format!("POST {route}"), attributes)
         }
-        Entry::Grpc { method } => {
+        Entry::Grpc { .. } | Entry::Stream => {
             const SERVICE: &str = "inference.GRPCInferenceService";
+            let method = if let Entry::Grpc { method } = entry { method } else { STREAM };
             let mut attributes =
                 vec![text("rpc.system", "grpc"), text("rpc.service", SERVICE), text("rpc.method", method)];
             attributes.extend(status.map(|status| number("rpc.grpc.status_code", status.into())));
@@ -207,4 +231,25 @@ fn text(key: &str, value: &str) -> KeyValue {
 fn number(key: &str, value: u64) -> KeyValue {
     let value = Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX));
     KeyValue { key: key.to_owned(), value: Some(any(value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_over_http_says_how_it_came() {
+        let check = |is_http2, is_tls, expected: [&str; 2]| {
+            let entry = Entry::Http { verb: "infer", version: Some(2), is_http2, is_tls };
+            let (name, attributes) = describe(entry, Some(200));
+            assert_eq!(name, "POST /v2/models/{model}/versions/{version}/infer");
+            for told in [text("url.scheme", expected[0]), text("network.protocol.version", expected[1])] {
+                assert!(attributes.contains(&told), "{attributes:?}");
+            }
+            assert!(attributes.contains(&number("http.response.status_code", 200)));
+        };
+        check(false, false, ["http", "1.1"]);
+        check(true, false, ["http", "2"]);
+        check(false, true, ["https", "1.1"]);
+    }
 }

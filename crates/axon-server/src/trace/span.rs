@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axon::error::Error;
-use axon::request::{InferenceRequest, InferenceResponse, Inputs, Timing};
+use axon::metrics::Outcome;
+use axon::request::{CacheUse, InferenceRequest, InferenceResponse, Inputs, Timing};
 use hyper::Response;
 use hyper::header::{HeaderMap, HeaderValue};
 use synapse::Tensor;
@@ -24,9 +25,11 @@ use crate::status::{grpc_code, status_of};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// A verb over HTTP, as its path ends.
-    Http { verb: &'static str, version: Option<u64>, is_http2: bool },
-    /// A call of the inference service.
+    Http { verb: &'static str, version: Option<u64>, is_http2: bool, is_tls: bool },
+    /// A call of the inference service, or one question of a stream.
     Grpc { method: &'static str },
+    /// A stream of questions, from its first byte to its last.
+    Stream,
 }
 
 impl Entry {
@@ -35,7 +38,7 @@ impl Entry {
     fn is_failure(self, status: u16) -> bool {
         match self {
             Self::Http { .. } => status >= 500,
-            Self::Grpc { .. } => matches!(status, 2 | 4 | 12..=15),
+            Self::Grpc { .. } | Self::Stream => matches!(status, 2 | 4 | 12..=15),
         }
     }
 
@@ -43,7 +46,7 @@ impl Entry {
     fn is_error(self, status: u16) -> bool {
         match self {
             Self::Http { .. } => status >= 400,
-            Self::Grpc { .. } => status != 0,
+            Self::Grpc { .. } | Self::Stream => status != 0,
         }
     }
 
@@ -55,9 +58,13 @@ impl Entry {
                 ("http", format!("POST /v2/models/{model}/versions/{version}/{verb}"))
             }
             Self::Grpc { method } => ("grpc", format!("/inference.GRPCInferenceService/{method}")),
+            Self::Stream => ("grpc", format!("/inference.GRPCInferenceService/{STREAM}")),
         }
     }
 }
+
+/// The call of a stream.
+pub(super) const STREAM: &str = "ModelStreamInfer";
 
 /// A request that may be traced. Its span ends when this is dropped.
 pub(crate) struct Span {
@@ -97,6 +104,7 @@ pub(super) struct Notes {
     pub id: Option<String>,
     /// When it had been read.
     pub received: Option<Instant>,
+    /// How it was run, well or not.
     pub answer: Option<Answer>,
     pub failure: Option<Failure>,
     /// The status of HTTP or gRPC that was sent; none when nobody waited for it any more.
@@ -109,14 +117,44 @@ pub(super) struct Notes {
 #[derive(Clone, Copy)]
 pub(super) struct Answer {
     pub at: Instant,
-    pub version: u64,
+    /// The version that answered; `None` when its run failed.
+    pub version: Option<u64>,
     pub timing: Timing,
 }
 
 pub(super) struct Failure {
+    pub at: Instant,
     /// The protocol's code of its kind.
     pub code: &'static str,
+    /// How it ended, as metrics name it.
+    pub outcome: Outcome,
     pub message: String,
+}
+
+impl Notes {
+    /// From when on a request waited that was never run, and how that ended.
+    pub fn waited(&self) -> Option<(Instant, &Failure)> {
+        let received = self.received.filter(|_| self.answer.is_none())?;
+        let failure = self.failure.as_ref()?;
+        let was_queued = matches!(
+            failure.outcome,
+            Outcome::QueueFull
+                | Outcome::PredictedMiss
+                | Outcome::Displaced
+                | Outcome::Expired
+                | Outcome::Quota
+                | Outcome::Draining
+                | Outcome::Loading
+                | Outcome::Cancelled
+        );
+        was_queued.then_some((received, failure))
+    }
+
+    /// When the answer, or the refusal, was there to be sent.
+    pub fn ready(&self) -> Option<Instant> {
+        let answered = self.answer.map(|answer| answer.at);
+        answered.or_else(|| self.failure.as_ref().map(|failure| failure.at))
+    }
 }
 
 /// A request that has ended and is kept.
@@ -134,15 +172,21 @@ pub(super) struct Finished {
 impl Finished {
     /// How many spans it becomes, its share of a batch's left out.
     pub fn spans(&self) -> u64 {
-        let run = self.notes.answer.map_or(0, |answer| 1 + 2 * u64::from(answer.timing.run.is_some()));
-        1 + u64::from(self.notes.received.is_some()) + run
+        let Notes { received, answer, .. } = &self.notes;
+        let queue_and_compute = match answer {
+            Some(answer) => 2 * u64::from(answer.timing.run.is_some()),
+            None => u64::from(self.notes.waited().is_some()),
+        };
+        1 + u64::from(received.is_some()) + queue_and_compute + u64::from(self.notes.ready().is_some())
     }
 }
 
 impl Span {
     /// Begins the span of a request to `model` that came at `started`.
     pub fn begin(app: &App, caller: Caller, started: Instant, model: &str, entry: Entry) -> Self {
-        let (tracing, access) = (Tracing::of(app, model), app.access);
+        // The log tells of each question of a stream.
+        let access = if entry == Entry::Stream { AccessLog::Off } else { app.access };
+        let tracing = Tracing::of(app, model);
         if tracing.is_none() && access == AccessLog::Off {
             return Self { caller, live: None };
         }
@@ -179,6 +223,12 @@ impl Span {
         live.context.is_sampled().then_some(live.context.trace)
     }
 
+    /// What the questions of a stream belong to where they do not say.
+    pub fn within(&self) -> Caller {
+        let is_local = self.live.is_some();
+        Caller { context: self.context(), state: self.caller.state.clone(), is_local }
+    }
+
     /// The caller's own id of the request.
     pub fn named(&self, id: Option<&str>) {
         if let Some(live) = &self.live {
@@ -207,14 +257,21 @@ impl Span {
         let mut notes = live.notes();
         notes.tensors[1] = described;
         let InferenceResponse { version, timing, .. } = *response;
-        notes.answer = Some(Answer { at: Instant::now(), version, timing });
+        notes.answer = Some(Answer { at: Instant::now(), version: Some(version), timing });
     }
 
-    /// The request is refused or has failed.
+    /// The request is refused or has failed; what is told first of it counts.
     pub fn failed(&self, error: &Error) {
         let Some(live) = &self.live else { return };
-        let failure = Failure { code: status_of(error.kind()).1, message: error.message().to_owned() };
-        live.notes().failure = Some(failure);
+        let mut notes = live.notes();
+        if notes.failure.is_some() {
+            return;
+        }
+        let (at, code, outcome) = (Instant::now(), status_of(error.kind()).1, Outcome::of(error));
+        notes.failure = Some(Failure { at, code, outcome, message: error.message().to_owned() });
+        if let Some(&timing) = error.timing() {
+            notes.answer = Some(Answer { at, version: None, timing });
+        }
     }
 
     /// Tells the caller of the span in a response, which carries it until it has been written.
@@ -250,13 +307,22 @@ impl Span {
         }
     }
 
+    /// What headers would tell the caller, by their names, for an answer that has none of its own.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let context = self.context();
+        let state = self.caller.state.as_ref().filter(|_| context.is_some());
+        let state = state.and_then(|state| Some(("tracestate", state.to_str().ok()?.to_owned())));
+        context.map(|context| ("traceparent", context.to_string())).into_iter().chain(state)
+    }
+
     fn ends_with(&self, status: u16) {
         if let Some(live) = &self.live {
             live.notes().status = Some(status);
         }
     }
 
-    fn tell(&self, headers: &mut HeaderMap) {
+    /// Tells the caller of the span in headers or trailers.
+    pub fn tell(&self, headers: &mut HeaderMap) {
         let Some(context) = self.context() else { return };
         if let Ok(value) = HeaderValue::from_str(&context.to_string()) {
             headers.insert(TRACEPARENT, value);
@@ -294,7 +360,9 @@ impl Drop for Span {
         }
         let Some(Tracing { tracer, policy }) = tracing else { return };
         let by_tail = !context.is_sampled();
-        if by_tail && !(tracer.tail.wants(ended - started, is_failure) && policy.take()) {
+        // A stream is as long as its caller likes.
+        let took = if entry == Entry::Stream { Duration::ZERO } else { ended - started };
+        if by_tail && !(tracer.tail.wants(took, is_failure) && policy.take()) {
             return;
         }
         context.flags |= SAMPLED;
@@ -310,16 +378,21 @@ fn tell(entry: Entry, model: &str, context: SpanContext, notes: &Notes, total: D
     let mut line = access::line(protocol, &asked, notes.status, total);
     line.field("model", model);
     if let Some(Answer { version, timing, .. }) = notes.answer {
-        line.bare("version", version);
+        if let Some(version) = version {
+            line.bare("version", version);
+        }
         line.milliseconds("queue_ms", timing.queue);
         line.milliseconds("compute_ms", timing.compute);
         line.bare("batch_rows", timing.batch_rows);
+        if timing.cache == CacheUse::Hit {
+            line.field("cache", "hit");
+        }
     }
     if let Some(id) = &notes.id {
         line.field("request_id", id);
     }
     access::name(&mut line, Some(context));
-    if let Some(Failure { code, message }) = &notes.failure {
+    if let Some(Failure { code, message, .. }) = &notes.failure {
         line.field("code", code);
         line.field("error", message);
     }

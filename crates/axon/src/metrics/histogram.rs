@@ -187,6 +187,12 @@ impl HistogramSnapshot {
             .collect()
     }
 
+    /// How many buckets the classic form has.
+    #[must_use]
+    pub fn classic_count(&self) -> usize {
+        self.scale.classic().len() + 1
+    }
+
     /// The native form.
     #[must_use]
     pub fn native(&self) -> NativeBuckets {

@@ -161,7 +161,7 @@ mod tests {
             queue: Duration::from_millis(2),
             compute: Duration::from_millis(3),
             batch_rows: 4,
-            run: None,
+            ..Timing::default()
         };
         answered.ran(timing);
         answered.set_trace(Some(7));

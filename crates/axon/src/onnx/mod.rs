@@ -10,6 +10,7 @@
 
 mod file;
 mod library;
+mod message;
 mod options;
 mod pools;
 mod run;

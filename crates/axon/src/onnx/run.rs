@@ -7,6 +7,7 @@ use ort::AsPointer;
 use ort::sys;
 use synapse::{DataType, Memory, Shape, Tensor};
 
+use super::message;
 use super::options::RunOptions;
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
@@ -280,7 +281,7 @@ pub(super) fn check(status: sys::OrtStatusPtr) -> ort::Result<()> {
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function value")]
 fn failed(error: ort::Error) -> Error {
-    let message = sanitize(error.message());
+    let message = message::of(error.message());
     // The inputs fit the signature, so what the runtime calls an invalid argument is a value, such as an index out
     // of range: the caller's to mend.
     let kind = match error.code() {
@@ -294,36 +295,4 @@ fn failed(error: ort::Error) -> Error {
         _ => Error::new(kind, format!("the model failed to run: {message}")),
     };
     error_for_caller.with_source(error.message().escape_debug())
-}
-
-/// What a message of ONNX Runtime says, without its paths, source lines, addresses and prefixes.
-pub(super) fn sanitize(message: &str) -> String {
-    let text = message.rsplit_once("Status Message: ").map_or(message, |(_, text)| text);
-    let text = text.lines().next().unwrap_or_default().trim();
-    let internal =
-        |word: &str| word.contains('/') || word.contains(".cc") || word.contains("0x") || word.contains("::");
-    let words: Vec<&str> = text.split_whitespace().filter(|word| !internal(word)).collect();
-    let text: String =
-        words.join(" ").chars().filter(|character| !character.is_control()).take(400).collect();
-    if text.is_empty() { "no reason given".to_owned() } else { text }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sanitize;
-
-    #[test]
-    fn nothing_of_the_runtimes_insides_is_repeated() {
-        let check = |message, expected| assert_eq!(sanitize(message), expected);
-        check(
-            "Non-zero status code returned while running Gather node. Name:'g' Status Message: indices element out of \
-             data bounds, idx=7 must be within the inclusive range [-3,2]",
-            "indices element out of data bounds, idx=7 must be within the inclusive range [-3,2]",
-        );
-        check(
-            "/onnxruntime_src/onnxruntime/core/framework/x.cc:123 onnxruntime::Foo() shape mismatch at 0x7f00",
-            "shape mismatch at",
-        );
-        check("", "no reason given");
-    }
 }

@@ -6,24 +6,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::answers::{Answers, bypasses};
 use super::calm::calmly;
+use super::packing::succeed;
 use super::reaper::Departure;
-use super::recall;
+use super::recall::{Loading, Recalled};
 use super::scan::Found;
 use super::sequencer::{Sequencer, Slots};
 use super::ticket::{Place, Ticket};
 use crate::config::{Batching, MAX_TIMEOUT, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::{Arranged, Executor, Identity};
+use crate::executor::{Arranged, Executor, Identity, execute_delay};
 use crate::import::ModelCache;
 use crate::metrics::{ModelMetrics, ModelStatistics};
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
-use crate::onnx::{ModelFile, SessionOptions};
-use crate::plan::{Load, Observed, Plan, reconsider};
+use crate::onnx::ModelFile;
+use crate::plan::{Observed, Plan, reconsider};
 use crate::probe::{Batchable, CurvePoint, Findings};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Sequence};
 use crate::scheduler::{Host, Limits, Output, Replan, Rules, Scheduler, SchedulerConfig};
-use crate::signature::Signature;
+use crate::signature::{Admitted, Signature};
 
 /// A version that is ready.
 pub struct Model {
@@ -41,9 +43,22 @@ pub struct Model {
     statistics: Arc<ModelStatistics>,
     /// For a stateful model.
     sequencer: Option<Sequencer>,
+    /// Where its answers are kept.
+    answers: Option<Arc<Answers>>,
     scheduler: Arc<Scheduler>,
     /// After `scheduler`, so that it drops the last of it.
     departure: Option<Departure>,
+}
+
+/// A request that fits its model.
+pub(super) struct Asked {
+    pub admitted: Admitted,
+    /// The outputs asked for, as indices in the model's order; `None` for all.
+    pub wanted: Option<Vec<usize>>,
+    /// What is to blame if the run fails.
+    pub doubt: Option<Error>,
+    /// How long it may wait.
+    pub timeout: Duration,
 }
 
 /// A version that was read and probed, before its instances start.
@@ -65,29 +80,15 @@ impl Prepared {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
         let located = cache.locate(path, &outline, config.device);
-        let load = |threads| located.load(SessionOptions { device: config.device, threads, arena });
-        let started = Instant::now();
-        let session = load(1)?;
-        let cost = Load { duration: started.elapsed(), bytes: outline.size };
-        let fit = found.configuration.fit(session.signature())?;
-        let question = recall::question(config, &fit, arena);
-        let known = recall::known(&located, &question, &session, load).map_or_else(
-            || {
-                let known = recall::measure(config, &fit, (session, cost, arena), load)?;
-                recall::remember(&located, &question, &known.0, &known.1);
-                Ok(known)
-            },
-            Ok,
-        );
-        let (findings, plan, sessions) = known?;
+        let loading = Loading { located: &located, config, bytes: outline.size, arena };
+        let Recalled { fit, known, quick } = loading.load(|signature| found.configuration.fit(signature))?;
+        let (findings, plan, sessions) = known;
         warn_of_findings(found, &findings, config.batching);
         located.want();
-        let layout = fit.layout.clone().map(Arc::new);
-        let executor = |session| match &layout {
-            Some(layout) => Box::new(Arranged::new(session, Arc::clone(layout))) as Box<dyn Executor>,
-            None => Box::new(session),
+        let executors = match quick {
+            None => arrange(sessions, &fit),
+            Some((quick, options)) => arrange(succeed(&found.name, sessions, quick, options), &fit),
         };
-        let executors = sessions.into_iter().map(executor).collect();
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let forget = Box::new(located.forgetting());
         Ok(Self { outline: Some(outline), fit, findings, plan, file_name, executors, forget })
@@ -181,6 +182,7 @@ impl Model {
             labels,
             statistics,
             sequencer,
+            answers: None,
             scheduler,
             departure: None,
         })
@@ -276,8 +278,8 @@ impl Model {
         self.scheduler.waiting()
     }
 
-    /// Queues a request; [`Ticket::wake`] then has it run. `reply` is called once with the answer, on another thread,
-    /// and must not block. The request holds a lease on this version until it is answered.
+    /// Queues a request; [`Ticket::wake`] then has it run. `reply` is called once with the answer and must not
+    /// block: on another thread, or before this returns where the answer was kept. The request holds a lease on this version until it is answered.
     ///
     /// # Errors
     /// When the request does not fit or is refused at arrival; `reply` is then not called.
@@ -298,6 +300,24 @@ impl Model {
         let policy = self.configuration.queue_of(admitted.class);
         admitted.lingers = policy.lingers(timeout, self.config.request_timeout);
         let timeout = policy.timeout(timeout, setting).min(MAX_TIMEOUT);
+        let asked = Asked { admitted, wanted, doubt, timeout };
+        match &self.answers {
+            Some(answers) if !bypasses(&parameters)? => {
+                let answers = Arc::clone(answers);
+                answers.submit(self, asked, Box::new(reply))
+            }
+            _ => self.run(asked, sequence.as_ref(), reply),
+        }
+    }
+
+    /// Queues a request that has a run for itself, as far as others do not share its batch.
+    pub(super) fn run(
+        self: Arc<Self>,
+        asked: Asked,
+        sequence: Option<&Sequence>,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
+        let Asked { admitted, wanted, doubt, timeout } = asked;
         let lease = Arc::clone(&self);
         let reply = Box::new(move |answer: Result<Output>| {
             reply(match answer {
@@ -308,9 +328,7 @@ impl Model {
         });
         let place = match &self.sequencer {
             None => Place::Queue(self.scheduler.submit(admitted, timeout, reply)?),
-            Some(sequencer) => {
-                Place::Sequence(sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?)
-            }
+            Some(sequencer) => Place::Sequence(sequencer.submit(sequence, admitted, timeout, reply)?),
         };
         Ok(Ticket::new(self, place))
     }
@@ -321,6 +339,14 @@ impl Model {
 
     pub(super) fn sequencer(&self) -> Option<&Sequencer> {
         self.sequencer.as_ref()
+    }
+
+    pub(super) fn answers(&self) -> Option<&Arc<Answers>> {
+        self.answers.as_ref()
+    }
+
+    pub(super) fn set_answers(&mut self, answers: Arc<Answers>) {
+        self.answers = Some(answers);
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
@@ -358,27 +384,14 @@ impl Model {
     }
 }
 
-/// The longest that a request can ask a test executor to take, in milliseconds.
-const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
-
-/// How long a request asks a test executor to take.
-fn execute_delay(parameters: &[(String, Parameter)]) -> Result<Duration> {
-    const KEY: &str = "execute_delay_ms";
-    let Some((_, parameter)) = parameters.iter().find(|(key, _)| key == KEY) else {
-        return Ok(Duration::ZERO);
+/// Executors whose clients see what the configuration says.
+fn arrange<E: Executor + 'static>(executors: Vec<E>, fit: &Fit) -> Vec<Box<dyn Executor>> {
+    let layout = fit.layout.clone().map(Arc::new);
+    let arrange = |executor| match &layout {
+        Some(layout) => Box::new(Arranged::new(executor, Arc::clone(layout))) as Box<dyn Executor>,
+        None => Box::new(executor),
     };
-    let milliseconds = match parameter {
-        Parameter::Uint(milliseconds) => Some(*milliseconds),
-        Parameter::Int(milliseconds) => u64::try_from(*milliseconds).ok(),
-        _ => None,
-    };
-    let milliseconds = milliseconds.filter(|milliseconds| *milliseconds <= MAX_EXECUTE_DELAY_MS);
-    milliseconds.map(Duration::from_millis).ok_or_else(|| {
-        Error::invalid(
-            "parameters.execute_delay_ms",
-            format_args!("expected an integer from 0 to {MAX_EXECUTE_DELAY_MS}, got {parameter:?}"),
-        )
-    })
+    executors.into_iter().map(arrange).collect()
 }
 
 /// The server's settings with what the model's configuration says; the tighter limit of rows counts.

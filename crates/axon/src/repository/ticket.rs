@@ -9,6 +9,7 @@ use super::model::Model;
 use super::sequencer::Entered;
 use crate::error::{Error, Result};
 use crate::request::InferenceResponse;
+use crate::response_cache::Member;
 use crate::scheduler::Accepted;
 
 /// Where an accepted request waits.
@@ -17,6 +18,10 @@ pub(super) enum Place {
     Queue(Accepted),
     /// For its turn in its sequence.
     Sequence(Entered),
+    /// For the run of a question, which others may wait for too.
+    Flight(Member),
+    /// It has its answer.
+    Answered,
 }
 
 /// An accepted request.
@@ -37,7 +42,15 @@ impl Ticket {
     /// Wakes an instance for the request, and for what was queued with it.
     pub fn wake(&mut self) {
         self.is_woken = true;
-        self.model.scheduler().wake();
+        if !matches!(self.place, Place::Answered) {
+            self.model.scheduler().wake();
+        }
+    }
+
+    /// Leaves it to the caller to have an instance woken, once for all that came together.
+    pub fn leave_wake(&mut self) -> Wake {
+        self.is_woken = true;
+        Wake(Arc::clone(&self.model))
     }
 
     /// Takes the request back; its reply is dropped. One that waits is never run. A run that nobody else waits for is
@@ -46,6 +59,12 @@ impl Ticket {
         self.is_woken = true;
         match &self.place {
             Place::Queue(accepted) => self.model.scheduler().cancel(accepted),
+            Place::Flight(member) => {
+                if let Some(answers) = self.model.answers() {
+                    answers.cancel(*member);
+                }
+            }
+            Place::Answered => {}
             Place::Sequence(entered) => {
                 if let Some(sequencer) = self.model.sequencer() {
                     sequencer.cancel(entered);
@@ -56,7 +75,8 @@ impl Ticket {
 
     /// Has the request run and waits for the answer that its reply sends. Dropping the future cancels the request.
     ///
-    /// Other tasks that are ready queue their requests first: what has come together runs together.
+    /// Unless its wake was left to the caller ([`Ticket::leave_wake`]), other tasks that are ready queue their requests
+    /// first: what has come together runs together.
     ///
     /// # Errors
     /// What the answer says; [`ErrorKind::Internal`](crate::ErrorKind) when the sender was dropped.
@@ -65,9 +85,11 @@ impl Ticket {
         answer: oneshot::Receiver<Result<InferenceResponse>>,
     ) -> Result<InferenceResponse> {
         let mut guard = CancelOnDrop(Some(self));
-        yield_once().await;
-        if let Some(ticket) = &mut guard.0 {
-            ticket.wake();
+        if guard.0.as_ref().is_some_and(|ticket| !ticket.is_woken) {
+            yield_once().await;
+            if let Some(ticket) = &mut guard.0 {
+                ticket.wake();
+            }
         }
         let answer = answer.await;
         guard.0 = None;
@@ -81,6 +103,23 @@ impl Drop for Ticket {
         if !self.is_woken {
             self.wake();
         }
+    }
+}
+
+/// A wake that a caller owes an instance.
+#[must_use = "a request that was queued waits for it"]
+pub struct Wake(Arc<Model>);
+
+impl Wake {
+    /// Wakes an instance.
+    pub fn wake(self) {
+        self.0.scheduler().wake();
+    }
+
+    /// Whether another wakes an instance of the same version.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

@@ -169,7 +169,8 @@ impl Instance<'_> {
         let id = RUNS.fetch_add(1, Ordering::Relaxed);
         let run = BatchRun { id, requests: requests.len(), started, input, output: phases.output };
         let timing = Timing { compute: infer, batch_rows: rows, run: Some(run), ..Timing::default() };
-        Ok(Ran { outputs: outputs?, timing, phases, started })
+        let outputs = outputs.map_err(|error| error.with_timing(timing))?;
+        Ok(Ran { outputs, timing, phases, started })
     }
 
     /// Answers each request that somebody waits for with its part of each output.
@@ -205,6 +206,14 @@ impl Instance<'_> {
             return;
         }
         self.shared.statistics.fail.add(request.arrived.elapsed());
+        let timing = error.timing().copied().map(|timing| Timing {
+            queue: timing.run.map_or(timing.queue, |run| run.started.duration_since(request.arrived)),
+            ..timing
+        });
+        let error = match timing {
+            Some(timing) => error.with_timing(timing),
+            None => error,
+        };
         request.reply.send(Err(error));
     }
 

@@ -20,12 +20,15 @@ impl Executor for Released {
     }
 }
 
+/// Of a request, by its value.
+type Answer = (i64, Result<Output>);
+
 struct Ordered {
     scheduler: Scheduler,
     started: Receiver<usize>,
     leave: BTreeMap<i64, Sender<bool>>,
     /// What was answered, in the order in which it was.
-    answers: (Sender<(i64, Result<Output>)>, Receiver<(i64, Result<Output>)>),
+    answers: (Sender<Answer>, Receiver<Answer>),
 }
 
 impl Ordered {
