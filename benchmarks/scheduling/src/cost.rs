@@ -17,7 +17,7 @@ fn measure(same_deadline: bool) -> (f64, f64) {
     let mut waiting = |request: usize| {
         let more = if same_deadline { request as u64 } else { random.next() % 1_000_000 };
         let deadline = start + Duration::from_secs(3600) + Duration::from_micros(more);
-        Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, request }
+        Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request }
     };
     let mut sent = 0;
     let mut push = |batcher: &mut Batcher<(), usize>, count: usize| {

@@ -89,7 +89,7 @@ impl Device {
             let latest = deadline - batcher.estimator().bound(1, now);
             batcher.surround(self.arbiter.surroundings(*seat, 1, latest, now));
         }
-        let waiting = Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, request: at };
+        let waiting = Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request: at };
         if batcher.push(waiting, now).is_ok() {
             self.arbiter.heard(*seat, 1, (limit, batcher.work_of_row()), now);
         }

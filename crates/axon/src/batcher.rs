@@ -19,6 +19,8 @@ mod cut;
 mod estimator;
 mod insight;
 mod line;
+mod linger;
+mod order;
 #[cfg(test)]
 pub(crate) mod planted;
 mod prediction;
@@ -34,6 +36,9 @@ use line::Rank;
 use queue::{Entry, Queue};
 
 pub use estimator::{Estimator, Learned};
+#[cfg(test)]
+pub(crate) use order::OrderBug;
+pub use order::{Leaves, Order};
 pub use prediction::{Demand, predicted_p99};
 pub use surroundings::{Cap, Outlook, Surroundings};
 pub use types::{
@@ -75,6 +80,8 @@ pub struct Batcher<K, R> {
     surroundings: Surroundings,
     /// How long the batch may take that is formed.
     cap: Option<Cap>,
+    /// Requests that were put behind the others since the last poll.
+    delayed: Vec<RequestId>,
     next_number: u64,
     next_batch: u64,
     closed: bool,
@@ -94,6 +101,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             running: Vec::new(),
             surroundings: Surroundings::default(),
             cap: None,
+            delayed: Vec::new(),
             next_number: 0,
             next_batch: 0,
             closed: false,
@@ -107,9 +115,9 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
     /// # Errors
     /// The reason, with the request, when it is not accepted.
     pub fn push(&mut self, waiting: Waiting<K, R>, now: Instant) -> Result<Accepted<R>, Refused<R>> {
-        let Waiting { key, class, rows, bytes, deadline, request } = waiting;
+        let Waiting { key, class, rows, bytes, deadline, lingers, request } = waiting;
         let rank = (deadline, self.next_number);
-        let probe = match self.check(&key, class, rows, rank, now) {
+        let probe = match self.check(&key, (class, rows), rank, lingers, now) {
             Ok(probe) => probe,
             Err(reason) => return Err(Refused { reason, request }),
         };
@@ -121,13 +129,20 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         self.plant_in_push();
         let rank = (deadline, self.next_number);
         self.next_number += 1;
-        let entry = Entry { rank, rows, bytes, arrived: now, probe, request };
+        let entry = Entry { rank, rows, bytes, arrived: now, lingers, probe, request };
         let place = self.queue.insert(key, class, entry);
-        Ok(Accepted { id: RequestId { number: rank.1, deadline, class, place }, displaced })
+        Ok(Accepted { id: RequestId { number: rank.1, deadline, lingers, class, place }, displaced })
     }
 
     /// Whether the request may wait; `true` when it is let in to see whether what is foretold still holds.
-    fn check(&self, key: &K, class: Class, rows: usize, rank: Rank, now: Instant) -> Result<bool, Rejected> {
+    fn check(
+        &self,
+        key: &K,
+        (class, rows): (Class, usize),
+        rank: Rank,
+        lingers: Duration,
+        now: Instant,
+    ) -> Result<bool, Rejected> {
         let deadline = rank.0;
         #[cfg(test)]
         if let Some(result) = self.plant_in_check(deadline, now) {
@@ -142,10 +157,10 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if self.rules.class_sizes.get(&class).is_some_and(|most| self.queue.count_of(class) >= most.get()) {
             return Err(Rejected::QueueFull);
         }
-        let left = deadline - now;
-        let wait = self.foretell(key, class, rows, rank, now).saturating_add(time_to_spare(left));
-        #[cfg(test)]
-        let wait = self.plant_in_foretold(wait);
+        let (mut wait, mut left) = self.wait(key, (class, rows), rank, now);
+        if wait > left && !lingers.is_zero() {
+            (wait, left) = self.wait(key, (class, rows), (deadline + lingers, rank.1), now);
+        }
         if wait <= left {
             return Ok(false);
         }
@@ -155,6 +170,15 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         }
         let run = self.estimate(key).bound(rows, now).saturating_add(time_to_spare(left));
         Err(if run > left { Rejected::TooShort { run } } else { Rejected::PredictedMiss { wait } })
+    }
+
+    /// What a request would wait from `now`, with what it must have to spare, and what it may.
+    fn wait(&self, key: &K, (class, rows): (Class, usize), rank: Rank, now: Instant) -> (Duration, Duration) {
+        let left = rank.0.saturating_duration_since(now);
+        let wait = self.foretell(key, class, rows, rank, now).saturating_add(time_to_spare(left));
+        #[cfg(test)]
+        let wait = self.plant_in_foretold(wait);
+        (wait, left)
     }
 
     /// Takes less urgent requests out of a full queue, when that makes room enough.
@@ -207,7 +231,7 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         let expired = self.expire(now);
         let mut shed = Vec::new();
         let batch = if instance_free { self.form(now, &mut shed) } else { None };
-        Action { expired, shed, batch }
+        Action { expired, shed, delayed: std::mem::take(&mut self.delayed), batch }
     }
 
     /// The batch that is served next.
@@ -224,9 +248,12 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             }
             let key = self.queue.shape(place)?.key.clone();
             let cut = self.cut(place, class, now)?;
-            shed.extend(self.take_first(place, class, cut.shed).into_iter().map(|entry| entry.request));
+            let skipped = self.take_first(place, class, cut.shed);
             let mut entries = self.take_first(place, class, cut.take);
             self.fill(place, class, now, &mut entries);
+            for entry in skipped {
+                shed.extend(self.put_behind(&key, class, entry));
+            }
             let batch = self.start(key, entries, now);
             #[cfg(test)]
             let batch = self.plant_in_batch(batch, place);
@@ -274,14 +301,18 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             return false;
         }
         let mut any = false;
-        while let Some(entry) = self.hopeless(place, class, now) {
-            shed.push(entry.request);
+        while let Some((key, entry)) = self.hopeless(place, class, now) {
+            shed.extend(match key {
+                Some(key) => self.put_behind(&key, class, entry),
+                None => Some(entry.request),
+            });
             any = true;
         }
         any
     }
 
-    fn hopeless(&mut self, place: usize, class: Class, now: Instant) -> Option<Entry<R>> {
+    /// The first request of a line if it could not be in time alone, with its shape if it lingers.
+    fn hopeless(&mut self, place: usize, class: Class, now: Instant) -> Option<(Option<K>, Entry<R>)> {
         let shape = self.queue.shape(place)?;
         let line = &shape.lines.get(&class)?.line;
         let rank = line.first()?;
@@ -290,7 +321,8 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         if entry.probe || moment.in_time(entry.rows, rank.0) {
             return None;
         }
-        self.take(place, class, rank)
+        let key = (!entry.lingers.is_zero()).then(|| shape.key.clone());
+        Some((key, self.take(place, class, rank)?))
     }
 
     fn cut(&self, place: usize, class: Class, now: Instant) -> Option<cut::Cut> {
@@ -389,31 +421,16 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
         entries
     }
 
-    /// Takes the requests whose deadline is at or before `now`; they are never run.
-    fn expire(&mut self, now: Instant) -> Vec<R> {
-        let mut expired = Vec::new();
-        while let Some((&rank, &(place, class))) = self.queue.deadlines.first_key_value() {
-            if rank.0 > now {
-                break;
-            }
-            match self.take(place, class, rank) {
-                Some(entry) => expired.push(entry.request),
-                // Unreachable while the accounts agree; removing the line keeps the loop finite all the same.
-                None => {
-                    self.queue.deadlines.remove(&rank);
-                }
-            }
-        }
-        expired
-    }
-
     /// Takes a request out of the queue because its caller has gone; `None` when it has left already.
     pub fn cancel(&mut self, id: RequestId) -> Option<R> {
         #[cfg(test)]
         if let std::ops::ControlFlow::Break(returned) = self.plant_in_cancel(id) {
             return returned;
         }
-        self.take(id.place, id.class, (id.deadline, id.number)).map(|entry| entry.request)
+        let entry = self.take(id.place, id.class, (id.deadline, id.number));
+        let is_behind = entry.is_none() && !id.lingers.is_zero();
+        let behind = is_behind.then(|| (id.deadline + id.lingers, id.number));
+        entry.or_else(|| self.take(id.place, id.class, behind?)).map(|entry| entry.request)
     }
 
     /// Takes everything that waits, in the order of arrival; later pushes are refused with [`Rejected::Closed`].

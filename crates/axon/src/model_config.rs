@@ -15,11 +15,11 @@ mod native;
 mod origin;
 mod parameters;
 mod parse;
+mod queue;
 mod schema;
 pub mod sequence;
 mod text;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroUsize;
@@ -41,6 +41,7 @@ pub use effective::Chosen;
 pub use files::{confined, read_labels};
 pub use fit::{Fit, Layout, Slot};
 pub use parameters::ResponseCaching;
+pub use queue::{DynamicBatching, QueuePolicy};
 
 /// Triton's name for a configuration's file.
 pub const PBTXT: &str = "config.pbtxt";
@@ -127,56 +128,6 @@ pub struct TensorConfig {
     pub reshape: Option<Vec<i64>>,
     /// The file of an output's labels.
     pub labels: Option<String>,
-}
-
-/// How requests wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueuePolicy {
-    /// The most requests that wait; `None` leaves it to the server's settings.
-    pub max_queue_size: Option<NonZeroUsize>,
-    /// How long a request may wait; `None` leaves it to the server's settings.
-    pub default_timeout: Option<Duration>,
-    /// Whether a request may ask to wait shorter than `default_timeout`; it never waits longer.
-    pub allow_timeout_override: bool,
-}
-
-impl QueuePolicy {
-    /// How long a request may wait that asks for `asked`, where the server's setting is `setting`.
-    #[must_use]
-    pub fn timeout(&self, asked: Option<Duration>, setting: Duration) -> Duration {
-        match (self.default_timeout, asked) {
-            (Some(longest), Some(asked)) if self.allow_timeout_override => asked.min(longest),
-            (Some(timeout), _) | (None, Some(timeout)) => timeout,
-            (None, None) => setting,
-        }
-    }
-}
-
-/// How requests share batches and wait for them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DynamicBatching {
-    /// Batch sizes for which nothing waits, in rows, ascending.
-    pub preferred_rows: Vec<usize>,
-    /// How long a request may be kept waiting for others to share its batch, while an instance is free.
-    pub max_delay: Duration,
-    /// Levels of urgency; 0 has one.
-    pub levels: u32,
-    /// The level of a request that does not say.
-    pub default_level: u32,
-    /// How the requests of some levels wait.
-    pub policies: BTreeMap<u32, QueuePolicy>,
-}
-
-impl DynamicBatching {
-    /// The level of a request that asks for `priority`, 0 for none. More than there are levels is the least urgent.
-    #[must_use]
-    pub fn class(&self, priority: u64) -> u32 {
-        match u32::try_from(priority).unwrap_or(u32::MAX) {
-            _ if self.levels == 0 => 1,
-            0 => self.default_level,
-            asked => asked.min(self.levels),
-        }
-    }
 }
 
 /// Where instances run.

@@ -15,10 +15,11 @@ mod attendance;
 mod instance;
 mod lane;
 mod load;
+mod refused;
 mod replan;
+mod reply;
 mod timer;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -28,7 +29,7 @@ use synapse::Tensor;
 
 use crate::batcher::{self, Batcher, Refused, Rejected, Waiting};
 use crate::config::MAX_TIMEOUT;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::lanes::{Lanes, Seat, Terms};
 use crate::metrics::{ModelStatistics, Phases};
@@ -38,7 +39,9 @@ use crate::signature::{Admitted, BatchKey};
 
 use attendance::{Caller, Runs};
 use load::{ArrivalRate, Refusals, curve_rows};
+use refused::{expired_after, missed, rejection, too_many_held};
 use replan::Replanning;
+use reply::{Answers, ReplyOnce};
 
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
 pub use load::{Load, Refusal};
@@ -60,35 +63,6 @@ pub struct Output {
 /// Called once with the answer, on an instance's or the timer's thread; it must not block.
 pub type Reply = Box<dyn FnOnce(Result<Output>) + Send>;
 
-/// A reply that is given even when it is forgotten: dropped unused, it answers with an internal error.
-struct ReplyOnce(Option<Reply>);
-
-impl ReplyOnce {
-    fn send(mut self, answer: Result<Output>) {
-        self.give(answer);
-    }
-
-    fn give(&mut self, answer: Result<Output>) {
-        if let Some(reply) = self.0.take() {
-            // A caller's callback that panics must not take the instance with it.
-            if std::panic::catch_unwind(AssertUnwindSafe(|| reply(answer))).is_err() {
-                tracing::error!("the callback of a request panicked");
-            }
-        }
-    }
-
-    /// For a request that was never accepted, or whose caller has gone.
-    fn forget(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for ReplyOnce {
-    fn drop(&mut self) {
-        self.give(Err(Error::internal("a request was dropped without an answer")));
-    }
-}
-
 /// An accepted request.
 struct Pending {
     inputs: Vec<Tensor>,
@@ -104,6 +78,8 @@ struct Pending {
 pub struct Accepted {
     id: RequestId,
     caller: Arc<Caller>,
+    /// Its place in the order of answers, where they have one.
+    turn: Option<u64>,
 }
 
 impl std::fmt::Debug for Accepted {
@@ -148,7 +124,9 @@ struct Shared {
     /// What the instances run at present.
     runs: Runs,
     statistics: Arc<ModelStatistics>,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
+    /// Where answers leave in the order in which their requests were accepted.
+    answers: Option<Arc<Answers>>,
     timer: Arc<Timer>,
     seat: Seat,
 }
@@ -167,6 +145,22 @@ impl Shared {
         // A panic while the lock is held would be a defect of the batcher; its state is plain data, and a server that
         // goes on answering is worth more than one that fails every caller from then on.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reply of a request that arrives, with its place where answers have one. Called with the lock held.
+    fn in_order(
+        &self,
+        reply: Reply,
+        caller: &Arc<Caller>,
+        deadline: Instant,
+    ) -> Result<(Option<u64>, ReplyOnce)> {
+        let Some(answers) = &self.answers else { return Ok((None, ReplyOnce::new(reply, None))) };
+        let Some(turn) = answers.open(caller, deadline) else {
+            self.refusals.add(Refusal::QueueFull);
+            self.statistics.fail.add(Duration::ZERO);
+            return Err(too_many_held(answers.most_held()));
+        };
+        Ok((Some(turn.number()), ReplyOnce::new(reply, Some(turn))))
     }
 
     /// Tells whoever drains when nothing waits and nothing runs.
@@ -214,61 +208,6 @@ impl Shared {
     }
 }
 
-/// A request that could not be answered in time, or whose place a more urgent one has taken.
-fn missed(why: std::fmt::Arguments<'_>, wait: Duration) -> Error {
-    Error::new(ErrorKind::Overloaded, format!("the model is overloaded: {why}"))
-        .with_retry_after(retry_after(wait))
-        .because(Reason::PredictedMiss)
-}
-
-/// When to try again: about when what waits now is done.
-fn retry_after(wait: Duration) -> Duration {
-    wait.clamp(Duration::from_millis(100), Duration::from_secs(10))
-}
-
-fn expired_after(waited: Duration) -> Error {
-    Error::new(
-        ErrorKind::DeadlineExceeded,
-        format!("the request waited {} ms, its whole timeout, and was not run", waited.as_millis()),
-    )
-    .because(Reason::Expired)
-}
-
-fn rejection(reason: Rejected, batcher: &Batcher<BatchKey, Pending>) -> Error {
-    let limits = &batcher.rules().limits;
-    let waiting = batcher.len();
-    let full = |bound: &str| {
-        let message = format!("the queue is full: {waiting} requests wait, {bound}");
-        Error::new(ErrorKind::Overloaded, message)
-            .with_retry_after(retry_after(batcher.backlog()))
-            .because(Reason::QueueFull)
-    };
-    match reason {
-        Rejected::QueueFull => full(&format!("max_queue_size is {}", limits.max_queue_size)),
-        Rejected::QueueBytesFull => {
-            full(&format!("their inputs reach max_queue_bytes {}", limits.max_queue_bytes))
-        }
-        Rejected::PredictedMiss { wait } => missed(
-            format_args!(
-                "an answer would take about {} ms, longer than the request may wait",
-                wait.as_millis()
-            ),
-            batcher.backlog(),
-        ),
-        Rejected::TooShort { run } => Error::new(
-            ErrorKind::DeadlineExceeded,
-            format!(
-                "the timeout is shorter than a run, which takes about {} ms; it was not run",
-                run.as_millis()
-            ),
-        )
-        .because(Reason::Expired),
-        Rejected::Expired => Error::new(ErrorKind::DeadlineExceeded, "the request's timeout is over already")
-            .because(Reason::Expired),
-        Rejected::Closed => Error::shutting_down(),
-    }
-}
-
 /// One model's queue and instances.
 pub struct Scheduler {
     shared: Arc<Shared>,
@@ -300,6 +239,10 @@ impl Scheduler {
             arrivals: ArrivalRate::new(Instant::now()),
             replanning: config.replan.map(|replan| Replanning::new(replan, Instant::now())),
         };
+        let refusals = Arc::new(Refusals::default());
+        let most_held = state.batcher.rules().limits.max_queue_size.get();
+        let is_ordered = state.batcher.rules().preserve_order;
+        let answers = is_ordered.then(|| Answers::new(Arc::clone(&refusals), most_held));
         let shared = Arc::new_cyclic(|shared| Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -307,7 +250,8 @@ impl Scheduler {
             closing: AtomicBool::new(false),
             runs: Runs::new(executors.len()),
             statistics,
-            refusals: Refusals::default(),
+            refusals,
+            answers,
             timer: Arc::clone(&host.timer),
             seat: host.lanes.join(terms, lane::waker(shared)),
         });
@@ -336,15 +280,18 @@ impl Scheduler {
     /// `reply` is then never called.
     pub fn submit(&self, admitted: Admitted, timeout: Duration, reply: Reply) -> Result<Accepted> {
         let now = Instant::now();
-        let Admitted { inputs, rows, key, class, delay, .. } = admitted;
+        let Admitted { inputs, rows, key, class, delay, lingers, .. } = admitted;
         let bytes = inputs.iter().map(|tensor| tensor.memory().len()).sum();
         let deadline = now + timeout.min(MAX_TIMEOUT);
-        let (caller, reply) = (Arc::new(Caller::default()), ReplyOnce(Some(reply)));
+        let lingers = lingers.min(MAX_TIMEOUT);
+        let caller = Arc::new(Caller::default());
         let accepted = Arc::clone(&caller);
-        let pending = Pending { inputs, delay, rows, arrived: now, deadline, caller, reply };
-        let waiting = Waiting { key, class, rows, bytes, deadline, request: pending };
         let mut state = self.shared.lock();
         state.arrivals.add(rows, now);
+        let (turn, reply) = self.shared.in_order(reply, &caller, deadline + lingers)?;
+        let pending =
+            Pending { inputs, delay, rows, arrived: now, deadline: deadline + lingers, caller, reply };
+        let waiting = Waiting { key, class, rows, bytes, deadline, lingers, request: pending };
         let asked = lane::look_around(&self.shared, &mut state, &waiting, now);
         match state.batcher.push(waiting, now) {
             Ok(batcher::Accepted { id, displaced }) => {
@@ -357,7 +304,7 @@ impl Scheduler {
                     missed(format_args!("a more urgent request took its place in the queue"), waited)
                         .because(Reason::Displaced)
                 });
-                Ok(Accepted { id, caller: accepted })
+                Ok(Accepted { id, caller: accepted, turn })
             }
             Err(Refused { reason, request: pending }) => {
                 let error = rejection(reason, &state.batcher);
@@ -424,6 +371,9 @@ impl Scheduler {
             drop(state);
             // An instance has it: it leaves the request out where it comes upon it next.
             accepted.caller.leave();
+            if let (Some(answers), Some(turn)) = (&self.shared.answers, accepted.turn) {
+                answers.leave(turn);
+            }
             return;
         };
         self.shared.tell_if_quiet(&state);

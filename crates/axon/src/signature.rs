@@ -103,6 +103,8 @@ pub struct Admitted {
     pub doubt: Option<Error>,
     /// How much longer than it needs a test executor is asked to take.
     pub delay: Duration,
+    /// How much longer it may wait behind all others of its class once its timeout is over.
+    pub lingers: Duration,
 }
 
 impl Signature {
@@ -134,7 +136,16 @@ impl Signature {
         let outputs = self.order_outputs(outputs)?;
         let doubt = self.disagreement(&inputs);
         let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-        Ok(Admitted { inputs, rows, key, class: 1, outputs, doubt, delay: Duration::ZERO })
+        Ok(Admitted {
+            inputs,
+            rows,
+            key,
+            class: 1,
+            outputs,
+            doubt,
+            delay: Duration::ZERO,
+            lingers: Duration::ZERO,
+        })
     }
 
     /// The rows that all inputs have.

@@ -118,6 +118,12 @@ pub enum Invariant {
     Accounts,
     /// No call of the batcher panics.
     NoPanic,
+    /// What may wait on when its time is over is put behind the others, once, and not given up.
+    WaitsOn,
+    /// Where answers leave in order, none leaves before an earlier one that is still to come.
+    AnswersInOrder,
+    /// No answer is held whose turn has come, nor any at or after its deadline.
+    HeldForAReason,
     /// I14: the same seed makes the same things happen.
     SameTrace,
     /// Runs that are not long overdue hold no more lanes than the device has.

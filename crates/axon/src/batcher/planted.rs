@@ -74,6 +74,8 @@ pub(crate) enum PlantedBug {
     CancelsTheNeighbour,
     /// Closing does not hand back the last request.
     ForgetsOnClose,
+    /// A request that may wait on behind the others is given up.
+    GivesUpTheDelayed,
     /// A batch may take any time, whatever other models need.
     IgnoresTheCap,
 }
@@ -154,24 +156,37 @@ impl<K: Ord + Clone, R> Batcher<K, R> {
             let key = self.queue.shape(place)?.key.clone();
             let entries = self.take_first(place, class, 1);
             let batch = Some(self.start(key, entries, now));
-            return Some(Action { expired: self.expire(now), shed: Vec::new(), batch });
+            let expired = self.expire(now);
+            return Some(self.planted_action(expired, Vec::new(), batch));
         }
         if self.has(Bug::FormsForNobody) {
             let (expired, mut shed) = (self.expire(now), Vec::new());
             let batch = self.form(now, &mut shed);
-            return Some(Action { expired, shed, batch });
+            return Some(self.planted_action(expired, shed, batch));
         }
         if self.has(Bug::ExpiresEarly)
-            && let Some((rank, _)) = self.queue.deadlines.first_key_value()
+            && let Some((&rank, _)) = self.queue.deadlines.first_key_value()
+            && !self.queue.deadlines.iter().any(|(&rank, &(place, class))| self.lingers(place, class, rank))
         {
             let until = rank.0.max(now);
-            return Some(Action { expired: self.expire(until), shed: Vec::new(), batch: None });
+            let expired = self.expire(until);
+            return Some(self.planted_action(expired, Vec::new(), None));
         }
         (self.has(Bug::ExpiresOnlyWhenFree) && !instance_free).then_some(Action {
             expired: Vec::new(),
             shed: Vec::new(),
+            delayed: Vec::new(),
             batch: None,
         })
+    }
+
+    fn planted_action(&mut self, expired: Vec<R>, shed: Vec<R>, batch: Option<Batch<R>>) -> Action<R> {
+        Action { expired, shed, delayed: std::mem::take(&mut self.delayed), batch }
+    }
+
+    /// True when a request that may wait on is given up instead.
+    pub(super) fn plant_in_linger(&self) -> bool {
+        self.has(Bug::GivesUpTheDelayed)
     }
 
     /// True when the request that is to start first must not. Without it a batch that has nothing late in it would

@@ -1,7 +1,7 @@
 //! What waits, by shape, class and deadline, with indexes for what comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::line::{Line, Rank};
 use super::types::Class;
@@ -12,6 +12,8 @@ pub(super) struct Entry<R> {
     pub(super) rows: usize,
     pub(super) bytes: usize,
     pub(super) arrived: Instant,
+    /// How much longer it waits, behind the others, once its deadline is over; zero once it does.
+    pub(super) lingers: Duration,
     /// Is run although it is foretold to miss, because the foretelling is in doubt.
     pub(super) probe: bool,
     pub(super) request: R,

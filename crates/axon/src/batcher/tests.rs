@@ -51,7 +51,7 @@ impl Fixture {
         deadline_ms: u64,
     ) -> Result<Accepted<u32>, Rejected> {
         let deadline = self.at(deadline_ms);
-        let waiting = Waiting { key, class, rows, bytes: 100, deadline, request };
+        let waiting = Waiting { key, class, rows, bytes: 100, deadline, lingers: Duration::ZERO, request };
         self.batcher.push(waiting, self.start).map_err(|refused| refused.reason)
     }
 
@@ -215,7 +215,8 @@ fn a_model_that_was_slow_once_is_tried_again() {
     queue.push(5, 0, 1, 10).unwrap_err();
     let late = |queue: &mut Fixture| {
         let deadline = queue.at(210);
-        let waiting = Waiting { key: 0, class: 1, rows: 1, bytes: 0, deadline, request: 6 };
+        let waiting =
+            Waiting { key: 0, class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request: 6 };
         queue.batcher.push(waiting, queue.at(200)).is_ok()
     };
     assert!(late(&mut queue), "one is let through");
@@ -262,4 +263,56 @@ fn the_bounds_refuse_one_more() {
     assert_eq!(queue.push(100, 0, 1, 1000), Err(Rejected::QueueBytesFull));
     assert_eq!(queue.batcher.close(), (0..100).collect::<Vec<_>>());
     assert_eq!(queue.push(101, 0, 1, 1000), Err(Rejected::Closed));
+}
+
+impl Fixture {
+    fn push_lingering(&mut self, request: u32, deadline_ms: u64, lingers_ms: u64) -> RequestId {
+        let (deadline, lingers) = (self.at(deadline_ms), ms(lingers_ms));
+        let waiting = Waiting { key: 0, class: 1, rows: 1, bytes: 100, deadline, lingers, request };
+        self.batcher.push(waiting, self.start).unwrap().id
+    }
+}
+
+#[test]
+fn what_may_wait_on_goes_behind_the_others_and_is_run_all_the_same() {
+    let mut fixture = Fixture::new(1, 8);
+    fixture.push_lingering(1, 10, 1000);
+    fixture.push(2, 0, 1, 500).unwrap();
+    fixture.push(3, 0, 1, 900).unwrap();
+    let action = fixture.batcher.poll(fixture.at(10), false);
+    assert_eq!((action.expired, action.shed, action.delayed.len()), (vec![], vec![], 1));
+    assert_eq!(fixture.batcher.next_wake(fixture.at(10)), Some(fixture.at(500)));
+    assert_eq!([11, 12, 13].map(|at| fixture.batch(at)), [2, 3, 1].map(|request| Some(vec![request])));
+    assert!(fixture.batcher.is_empty());
+}
+
+#[test]
+fn what_waits_on_expires_in_the_end_and_is_cancelled_wherever_it_is() {
+    let mut fixture = Fixture::new(1, 8);
+    let first = fixture.push_lingering(1, 10, 50);
+    let second = fixture.push_lingering(2, 10, 50);
+    assert_eq!(fixture.batcher.poll(fixture.at(20), false).expired, Vec::<u32>::new());
+    assert_eq!(fixture.batcher.cancel(second), Some(2));
+    assert_eq!(fixture.batcher.cancel(second), None);
+    assert_eq!(fixture.batcher.poll(fixture.at(59), false).expired, Vec::<u32>::new());
+    assert_eq!(
+        fixture.batcher.poll(fixture.at(60), true),
+        Action { expired: vec![1], shed: vec![], delayed: vec![], batch: None }
+    );
+    assert_eq!(fixture.batcher.cancel(first), None);
+    assert_eq!((fixture.batcher.len(), fixture.batcher.bytes()), (0, 0));
+}
+
+#[test]
+fn what_may_wait_on_is_not_refused_for_missing_its_first_deadline() {
+    let mut fixture = Fixture::timed(1, 10, 0);
+    for request in 0..5 {
+        fixture.push_lingering(request, 30, 1000);
+    }
+    assert_eq!(
+        fixture.push(9, 0, 1, 30),
+        Err(Rejected::PredictedMiss { wait: ms(60) + time_to_spare(ms(30)) })
+    );
+    let ran: Vec<_> = [0, 10, 20, 30, 40].into_iter().filter_map(|at| fixture.batch(at)).flatten().collect();
+    assert_eq!(ran, [0, 1, 2, 3, 4]);
 }

@@ -12,6 +12,7 @@ pub type Class = u32;
 pub struct RequestId {
     pub(super) number: u64,
     pub(super) deadline: Instant,
+    pub(super) lingers: Duration,
     pub(super) class: Class,
     pub(super) place: usize,
 }
@@ -61,6 +62,9 @@ pub struct Rules {
     /// How long a request may be kept waiting for others to share its batch, while an instance is free.
     /// **Source:** Triton's `max_queue_delay_microseconds`.
     pub max_delay: Duration,
+    /// Whether answers leave in the order in which their requests were accepted; for whoever answers them, see
+    /// [`Order`](super::Order). **Source:** Triton's `preserve_ordering`.
+    pub preserve_order: bool,
     /// What runs took when the model was tried, by rows.
     pub curve: Vec<(usize, Duration)>,
 }
@@ -75,6 +79,7 @@ impl Rules {
             class_sizes: BTreeMap::new(),
             preferred_rows: Vec::new(),
             max_delay: Duration::ZERO,
+            preserve_order: false,
             curve: Vec::new(),
         }
     }
@@ -91,8 +96,11 @@ pub struct Waiting<K, R> {
     pub rows: usize,
     /// Its input bytes.
     pub bytes: usize,
-    /// When its answer is no longer wanted.
+    /// When its answer is no longer wanted, or no longer before others.
     pub deadline: Instant,
+    /// How much longer it may wait behind all others of its class when it cannot be answered by `deadline`; zero gives it up
+    /// then. At most some hours. **Source:** Triton's timeout action `DELAY`.
+    pub lingers: Duration,
     /// What the caller knows it by.
     pub request: R,
 }
@@ -156,6 +164,8 @@ pub struct Action<R> {
     pub expired: Vec<R>,
     /// Requests that are foretold to miss their deadline: answer them, never run them.
     pub shed: Vec<R>,
+    /// Requests that were put behind the others of their class, and still wait.
+    pub delayed: Vec<RequestId>,
     /// What the free instance runs; `None` when nothing is to run or no instance is free.
     pub batch: Option<Batch<R>>,
 }

@@ -330,9 +330,6 @@ impl<'a> Checker<'a> {
             let checked = self.queue_policy(&path, policy)?;
             policies.extend(level.parse().ok().map(|level: u32| (level, checked)));
         }
-        if fields.preserve_ordering {
-            self.unused(&at("preserve_ordering"));
-        }
         let policy = fields.default_queue_policy.as_ref();
         let queue = policy.map_or(Ok(QueuePolicy::default()), |policy| {
             self.queue_policy(&at("default_queue_policy"), policy)
@@ -346,6 +343,7 @@ impl<'a> Checker<'a> {
             max_delay: Duration::from_micros(fields.max_queue_delay_microseconds),
             levels: small(levels),
             default_level: small(default),
+            preserve_ordering: fields.preserve_ordering,
             policies,
         };
         Ok((queue, batching))
@@ -355,12 +353,6 @@ impl<'a> Checker<'a> {
         let timeout = fields.default_timeout_microseconds;
         let path = format!("{at}.default_timeout_microseconds");
         let timeout = self.microseconds(&path, timeout, MAX_TIMEOUT)?;
-        if fields.timeout_action == "DELAY" {
-            return Err(self.error(
-                &format!("{at}.timeout_action"),
-                "expected REJECT, got DELAY; Axon does not run a request whose timeout is over",
-            ));
-        }
         let size = fields.max_queue_size;
         if size > MAX_QUEUE_SIZE {
             let path = format!("{at}.max_queue_size");
@@ -370,6 +362,7 @@ impl<'a> Checker<'a> {
             max_queue_size: usize::try_from(size).ok().and_then(NonZeroUsize::new),
             default_timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
             allow_timeout_override: fields.allow_timeout_override,
+            delays: fields.timeout_action == "DELAY",
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! **Source:** `docs/model-configuration.md` has every key. The parser of TOML bounds how deep tables nest.
 
+mod choice;
+
 use serde_json::{Map, Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,11 +12,12 @@ use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
 use super::parameters::{BATCHING, KEEP_ALIVE, LATENCY_TARGET, PIN, PROFILE, RESPONSE_CACHE_TTL, WEIGHT};
 use crate::error::Echo;
+use choice::{control, timeout_action};
 
 type Result<T> = std::result::Result<T, Problem>;
 type Item<'a> = Spanned<DeValue<'a>>;
 
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "name",
     "backend",
     "file",
@@ -30,6 +33,7 @@ const KEYS: [&str; 26] = [
     "max_queue_size",
     "timeout_ms",
     "allow_timeout_override",
+    "timeout_action",
     "max_queue_delay_us",
     "preferred_batch_size",
     "preserve_ordering",
@@ -73,41 +77,6 @@ fn unknown(key: &Spanned<toml::de::DeString<'_>>, holder: &str, names: &[&str]) 
     Problem::new(key.span().start, format_args!("{holder}{dot}{}: unknown key; {hint}", Echo(key.get_ref())))
 }
 
-/// `{ input = "START", datatype = "FP32", values = [0, 1] }`; the values of `id` are the ids.
-fn control(kind: &str, key: &str, item: &Item<'_>) -> Result<Value> {
-    let (mut input, mut datatype_name, mut values) = (None, None, json!([0, 1]));
-    for (name, item) in table(key, item)? {
-        let inner = format!("{key}.{}", name.get_ref().escape_debug());
-        match name.get_ref().as_ref() {
-            "input" => input = Some(text(&inner, item)?),
-            "datatype" => datatype_name = Some((datatype(&inner, item)?, item)),
-            "values" if kind != "id" => values = integers(&inner, item)?,
-            _ => return Err(unknown(name, key, &["input", "datatype", "values"])),
-        }
-    }
-    let missing = |what: &str| Problem::new(item.span().start, format_args!("{key}: expected a key {what}"));
-    let input = input.ok_or_else(|| missing("input"))?;
-    let (name, at) = datatype_name.ok_or_else(|| missing("datatype"))?;
-    let kind_name = match kind {
-        "start" => "CONTROL_SEQUENCE_START",
-        "ready" => "CONTROL_SEQUENCE_READY",
-        "end" => "CONTROL_SEQUENCE_END",
-        _ => "CONTROL_SEQUENCE_CORRID",
-    };
-    let mut control = json!({ "kind": kind_name });
-    match (kind, name.as_str()) {
-        ("id", _) => control["data_type"] = name,
-        (_, Some("TYPE_INT32")) => control["int32_false_true"] = values,
-        (_, Some("TYPE_FP32")) => control["fp32_false_true"] = values,
-        (_, Some("TYPE_BOOL")) => {
-            let values = values.as_array().into_iter().flatten().map(|value| *value != json!(0));
-            control["bool_false_true"] = values.collect();
-        }
-        _ => return Err(wrong(at, &format!("{key}.datatype"), "`INT32`, `FP32` or `BOOL`")),
-    }
-    Ok(json!({ "name": input, "control": [control] }))
-}
-
 impl Reader<'_> {
     /// Notes that the field at `path` is written here as `key`.
     fn note(&mut self, path: &str, key: &str, item: &Item<'_>) {
@@ -145,6 +114,7 @@ impl Reader<'_> {
                     }
                 }
                 "allow_timeout_override" => self.policy("allow_timeout_override", key, item, boolean)?,
+                "timeout_action" => self.policy("timeout_action", key, item, timeout_action)?,
                 "max_queue_delay_us" => {
                     self.within(batching("max_queue_delay_microseconds"), key, item, natural)?;
                 }

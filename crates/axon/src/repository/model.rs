@@ -297,7 +297,9 @@ impl Model {
         let (wanted, doubt) = (admitted.outputs.take(), admitted.doubt.take());
         admitted.class = self.configuration.dynamic_batching().class(priority);
         let setting = self.config.latency_target.unwrap_or(self.config.request_timeout);
-        let timeout = self.configuration.queue_of(admitted.class).timeout(timeout, setting).min(MAX_TIMEOUT);
+        let policy = self.configuration.queue_of(admitted.class);
+        admitted.lingers = policy.lingers(timeout, self.config.request_timeout);
+        let timeout = policy.timeout(timeout, setting).min(MAX_TIMEOUT);
         let asked = Asked { admitted, wanted, doubt, timeout };
         match &self.answers {
             Some(answers) if !bypasses(&parameters)? => {
@@ -414,6 +416,7 @@ fn rules(limits: Limits, findings: &Findings, configuration: &ModelConfiguration
         class_sizes: sizes.filter_map(|(&level, policy)| Some((level, policy.max_queue_size?))).collect(),
         preferred_rows: batching.preferred_rows.clone(),
         max_delay: batching.max_delay,
+        preserve_order: batching.preserve_ordering,
         curve: findings.curve.iter().map(|point| (point.rows, point.duration)).collect(),
         ..Rules::new(limits)
     }

@@ -45,6 +45,10 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize, executor: Box<dyn Executor
         let mut state = shared.lock();
         let now = Instant::now();
         state.batcher.finish(id, took, now);
+        if shared.answers.is_some() {
+            // What is held has deadlines too.
+            timer::arm(shared, &mut state);
+        }
         replan::consider(&mut state, now);
         state.running -= requests;
         shared.tell_if_quiet(&state);
@@ -273,7 +277,7 @@ fn next_batch(shared: &Arc<Shared>, mut ended: Option<Lane>) -> Option<(Batch<Pe
     loop {
         let now = Instant::now();
         let Decision { lane, may_run, calls, again } = ask(shared, &mut state, ended.take(), now);
-        let Action { expired, shed, batch } = match &lane {
+        let Action { expired, shed, batch, .. } = match &lane {
             Some(lane) => state.batcher.poll_within(lane.cap(), now),
             None => state.batcher.poll(now, may_run),
         };

@@ -3,6 +3,7 @@
 mod blame;
 mod lanes;
 mod leaving;
+mod order;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -93,6 +94,7 @@ impl Fixture {
             outputs: None,
             doubt: None,
             delay: Duration::ZERO,
+            lingers: Duration::ZERO,
         };
         let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
         let accepted = self.scheduler.submit(admitted, timeout, reply);

@@ -142,6 +142,9 @@ fn wait(alarms: &Alarms) {
 /// Answers what has expired and arms the next deadline.
 pub(super) fn ring(shared: &Arc<Shared>) {
     let now = Instant::now();
+    if let Some(answers) = &shared.answers {
+        answers.expire(now);
+    }
     let mut state = shared.lock();
     // A later moment that is armed stays so: armed again with every alarm before it, it would fill the heap.
     state.armed.take_if(|armed| *armed <= now);
@@ -154,7 +157,10 @@ pub(super) fn ring(shared: &Arc<Shared>) {
 
 /// Arms the timer with the earliest deadline of a queue that has to wait.
 pub(super) fn arm(shared: &Arc<Shared>, state: &mut State) {
-    let Some(deadline) = state.batcher.next_wake(Instant::now()) else { return };
+    let held = shared.answers.as_ref().and_then(|answers| answers.next_deadline());
+    let Some(deadline) = state.batcher.next_wake(Instant::now()).into_iter().chain(held).min() else {
+        return;
+    };
     if state.armed.is_none_or(|armed| deadline < armed) {
         state.armed = Some(deadline);
         let queue: Arc<dyn Alarmed> = Arc::<Shared>::clone(shared);

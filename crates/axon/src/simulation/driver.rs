@@ -4,6 +4,7 @@
 //! callers, for instances and for the timer, so that a different batch does not change which requests come after it
 //! (unless callers wait for their answers).
 
+mod answers;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use super::{Invariant, Report, Violation};
 use crate::batcher::{Batch, BatchId, Batcher, Refused, Rejected, RequestId, Waiting};
 use crate::lanes::RunId;
 
+use answers::Answers;
 pub(super) use shared::Shared;
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,8 @@ pub(super) struct Driver<'a> {
     batcher: Batcher<u8, Ticket>,
     ledger: Ledger,
     instances: Vec<Instance>,
+    /// Where answers leave in order.
+    answers: Option<Answers>,
     /// When the timer looks at the queue next, as in `scheduler`.
     armed: Option<Instant>,
     draining: bool,
@@ -94,6 +98,7 @@ impl<'a> Driver<'a> {
             batcher,
             ledger: Ledger::new(scenario.rules(), start),
             instances: (0..scenario.instances).map(|_| Instance::Idle).collect(),
+            answers: scenario.preserve_order.then(Answers::default),
             armed: None,
             draining: false,
             next_arrival: Duration::ZERO,
@@ -203,6 +208,7 @@ impl<'a> Driver<'a> {
 
     /// The timer is armed, the account is checked, and a drained queue is closed.
     pub(super) fn end_step(&mut self) -> Checked {
+        self.answer()?;
         self.arm();
         let running = self.instances.iter().map(Instance::requests).sum();
         let idle = self.instances.iter().filter(|instance| matches!(instance, Instance::Idle)).count();
@@ -262,6 +268,7 @@ impl<'a> Driver<'a> {
             rows,
             bytes: rows * self.scenario.rows.bytes,
             deadline: now + timeout,
+            lingers: self.scenario.ticks(self.scenario.lingers),
             request: ticket,
         };
         self.look_around(&request);
@@ -381,7 +388,9 @@ impl<'a> Driver<'a> {
 
     /// Arms the timer as `scheduler` does: only for a deadline that is earlier than what it is armed for.
     fn arm(&mut self) {
-        let Some(deadline) = self.batcher.next_wake(self.start + self.now) else { return };
+        let held = self.answers.as_ref().and_then(|answers| answers.order.next_deadline());
+        let wake = self.batcher.next_wake(self.start + self.now);
+        let Some(deadline) = wake.into_iter().chain(held).min() else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.armed = Some(deadline);
             let late = self.timing.up_to(self.scenario.timer_lag);

@@ -5,14 +5,16 @@
 //! where one defect breaks several. What runs will take it asks the batcher's estimator, which has tests of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Invariant, Report};
 use crate::batcher::{
-    Accepted, Action, BatchId, Batcher, Cap, Class, Estimator, Refused, Rejected, RequestId, Rules, Waiting,
+    Accepted, Action, BatchId, Batcher, Cap, Class, Estimator, Refused, RequestId, Rules, Waiting,
 };
 
+mod admission;
 mod batches;
+mod behind;
 mod foretold;
 
 use foretold::{Foretold, ROUNDING};
@@ -31,6 +33,13 @@ pub(super) enum Outcome {
     Displaced,
     Cancelled,
     ShutDown,
+}
+
+/// What has become of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum News {
+    Accepted(Ticket),
+    Ended(Ticket, Outcome),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +70,10 @@ struct Record {
     bytes: usize,
     arrived: Instant,
     deadline: Instant,
+    /// How much longer it may wait once that is over.
+    lingers: Duration,
+    /// The deadline that it had, once it was put behind the others.
+    before: Option<Instant>,
     /// Accepted although it is foretold to miss.
     probe: bool,
     state: State,
@@ -87,6 +100,10 @@ pub(super) struct Ledger {
     /// When the device is free, where other models use it too.
     pub(super) device_free_at: Option<Instant>,
     last_id: Option<RequestId>,
+    /// The accepted requests by the numbers that the batcher gave them.
+    numbers: BTreeMap<u64, Ticket>,
+    /// What was accepted and what ended since the last look, for whoever keeps the answers in order.
+    pub(super) news: Vec<News>,
     start: Instant,
     last_outcome: Instant,
     report: Report,
@@ -105,6 +122,8 @@ impl Ledger {
             cap: None,
             device_free_at: None,
             last_id: None,
+            numbers: BTreeMap::new(),
+            news: Vec::new(),
             start,
             last_outcome: start,
             report: Report::default(),
@@ -132,9 +151,21 @@ impl Ledger {
         foretold: Foretold,
         result: Result<Accepted<Ticket>, Refused<Ticket>>,
     ) -> Checked {
-        let Waiting { key, class, rows, bytes, deadline, request: ticket } = *request;
+        let Waiting { key, class, rows, bytes, deadline, lingers, request: ticket } = *request;
         self.report.received += 1;
-        let record = |probe, state| Record { key, class, rows, bytes, arrived: now, deadline, probe, state };
+        let before = None;
+        let record = |probe, state| Record {
+            key,
+            class,
+            rows,
+            bytes,
+            arrived: now,
+            deadline,
+            lingers,
+            before,
+            probe,
+            state,
+        };
         match result {
             Ok(Accepted { id, displaced }) => {
                 self.displaced(request, &displaced, now)?;
@@ -146,11 +177,13 @@ impl Ledger {
                     format!("{id:?} is given after {:?}", self.last_id)
                 })?;
                 self.last_id = Some(id);
+                self.numbers.insert(id.number(), ticket);
+                self.news.push(News::Accepted(ticket));
                 self.report.accepted += 1;
                 self.lanes.entry(key).or_default().insert((class, deadline, ticket));
                 self.deadlines.insert((deadline, ticket));
                 self.bytes += bytes;
-                let probe = foretold.wait + ROUNDING > deadline.saturating_duration_since(now);
+                let probe = foretold.wait + ROUNDING > foretold.left;
                 self.records.push(record(probe, State::Waiting));
             }
             Err(Refused { reason: told, request: returned }) => {
@@ -171,77 +204,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// The reason, and the invariant that is broken when the request is accepted all the same. What is foretold is
-    /// rounded in favour of what was done.
-    fn reason_to_refuse(
-        &self,
-        request: &Waiting<u8, Ticket>,
-        now: Instant,
-        foretold: Foretold,
-        told: Option<Rejected>,
-    ) -> Option<(Rejected, Invariant)> {
-        let Waiting { class, bytes, deadline, .. } = *request;
-        let waiting = || self.lanes.values().flatten();
-        let of_class = waiting().filter(|place| place.0 == class).count();
-        // What stays when all that may leave for it have left.
-        let staying = || waiting().filter(|place| place.0 <= class).map(|place| &self.records[place.2.0]);
-        let (length, held) = (staying().count(), staying().map(|record| record.bytes).sum::<usize>());
-        let class_full = self.rules.class_sizes.get(&class).is_some_and(|most| of_class >= most.get());
-        let left = deadline.saturating_duration_since(now);
-        let late = match told {
-            Some(Rejected::PredictedMiss { .. } | Rejected::TooShort { .. }) => {
-                foretold.wait + ROUNDING > left
-            }
-            _ => foretold.wait > left + ROUNDING,
-        };
-        let full = length >= self.rules.limits.max_queue_size.get();
-        let bytes_full = length > 0 && held + bytes > self.rules.limits.max_queue_bytes;
-        let too_short = match told {
-            Some(Rejected::TooShort { .. }) => foretold.run + ROUNDING > left,
-            _ => foretold.run > left + ROUNDING,
-        };
-        let miss = if too_short {
-            Rejected::TooShort { run: foretold.run }
-        } else {
-            Rejected::PredictedMiss { wait: foretold.wait }
-        };
-        let reasons = [
-            (self.closed, Rejected::Closed, Invariant::ClosedForGood),
-            (deadline <= now, Rejected::Expired, Invariant::NotLate),
-            (class_full, Rejected::QueueFull, Invariant::QueueSize),
-            (late && !foretold.may_probe, miss, Invariant::Useful),
-            (full, Rejected::QueueFull, Invariant::QueueSize),
-            (bytes_full, Rejected::QueueBytesFull, Invariant::QueueBytes),
-        ];
-        reasons.into_iter().find_map(|(holds, reason, invariant)| holds.then_some((reason, invariant)))
-    }
-
-    /// A request was accepted, and these left the queue for it.
-    fn displaced(&mut self, request: &Waiting<u8, Ticket>, displaced: &[Ticket], now: Instant) -> Checked {
-        for &ticket in displaced {
-            let full = self.waiting() >= self.rules.limits.max_queue_size.get()
-                || self.bytes + request.bytes > self.rules.limits.max_queue_bytes;
-            let last = self.lanes.values().flatten().max().copied();
-            let may = last.is_some_and(|(class, _, last)| last == ticket && class > request.class);
-            ensure(full && may, Invariant::LeastUrgentLeaves, || {
-                format!("{ticket:?} leaves the queue for {:?}; the last is {last:?}", request.request)
-            })?;
-            self.leave_queue(ticket, "is displaced")?;
-            self.end(ticket, Outcome::Displaced, now)?;
-        }
-        Ok(())
-    }
-
-    fn refusals(&mut self, reason: Rejected) -> &mut usize {
-        match reason {
-            Rejected::QueueFull => &mut self.report.refused_queue_full,
-            Rejected::QueueBytesFull => &mut self.report.refused_queue_bytes_full,
-            Rejected::PredictedMiss { .. } | Rejected::TooShort { .. } => &mut self.report.refused_predicted,
-            Rejected::Expired => &mut self.report.refused_expired,
-            Rejected::Closed => &mut self.report.refused_closed,
-        }
-    }
-
     /// The queue was polled at `now`, when an instance was `free` or not.
     pub(super) fn polled(
         &mut self,
@@ -251,8 +213,13 @@ impl Ledger {
         batcher: &Batcher<u8, Ticket>,
     ) -> Checked {
         let left = batcher.len();
+        self.put_behind(now, action, batcher)?;
         for &ticket in &action.expired {
             self.leave_queue(ticket, "expires")?;
+            let Record { lingers, before, .. } = self.records[ticket.0];
+            ensure(lingers.is_zero() || before.is_some(), Invariant::WaitsOn, || {
+                format!("{ticket:?} is given up and may wait on")
+            })?;
             ensure(self.records[ticket.0].deadline <= now, Invariant::ExpiresInTime, || {
                 format!("{ticket:?} expires before its deadline")
             })?;
@@ -459,6 +426,7 @@ impl Ledger {
             format!("{ticket:?} is {outcome:?} after {state:?}")
         })?;
         *state = State::Ended(outcome);
+        self.news.push(News::Ended(ticket, outcome));
         self.last_outcome = now;
         let count = match outcome {
             Outcome::Answered => &mut self.report.answered,

@@ -266,7 +266,10 @@ impl<'a> Player<'a> {
         let now = self.start + self.now;
         let rows = self.replay.rows.get(request).copied().unwrap_or(1);
         let deadline = now + self.replay.deadline;
-        let pushed = self.batcher.push(Waiting { key: (), class: 1, rows, bytes: 0, deadline, request }, now);
+        let pushed = self.batcher.push(
+            Waiting { key: (), class: 1, rows, bytes: 0, deadline, lingers: Duration::ZERO, request },
+            now,
+        );
         self.note(&[request as u64, pushed.as_ref().map_or(u64::MAX, |accepted| accepted.id.number())]);
         match pushed {
             // All are of one class and limit, so that none gives way to a later one; if one did, it would be counted.

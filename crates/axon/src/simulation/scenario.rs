@@ -33,6 +33,10 @@ pub struct Scenario {
     pub preferred_rows: Vec<usize>,
     /// How long a request may be kept waiting for others.
     pub max_delay: Duration,
+    /// How much longer requests may wait behind the others once their time is over.
+    pub lingers: Duration,
+    /// Whether answers leave in the order in which their requests were accepted.
+    pub preserve_order: bool,
     /// What is foretold at the start is the truth times this; 0 foretells nothing.
     pub foretold: f64,
     /// When requests come.
@@ -195,6 +199,9 @@ impl Scenario {
             class_size: random.pick(&[None, None, NonZeroUsize::new(3)]),
             preferred_rows: random.pick(&[&[][..], &[], &[], &[2, 4]]).to_vec(),
             max_delay: batch.mul_f64(random.pick(&[0.0, 0.0, 0.0, 0.5, 3.0])),
+            // By the seed itself, so that the other seeds draw what they always drew.
+            lingers: if seed % 5 == 4 { batch * 200 } else { Duration::ZERO },
+            preserve_order: seed % 3 == 2,
             foretold: random.pick(&[0.0, 1.0, 1.0, 0.2, 5.0]),
             arrivals: Arrivals::draw(sustainable, batch, &mut random),
             rows,
@@ -221,6 +228,7 @@ impl Scenario {
             class_sizes: self.class_size.map(bound).into_iter().collect(),
             preferred_rows: self.preferred_rows.clone(),
             max_delay: self.max_delay,
+            preserve_order: self.preserve_order,
             curve: if self.foretold > 0.0 { vec![point(1), point(4)] } else { Vec::new() },
             ..Rules::new(self.limits)
         }

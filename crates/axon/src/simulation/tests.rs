@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::*;
+use crate::batcher::OrderBug;
 use crate::batcher::planted::PlantedBug;
 
 mod device;
@@ -92,7 +93,7 @@ fn the_seeds_reach_every_outcome() {
 }
 
 /// Each bug with what it breaks.
-const PLANTED: [(PlantedBug, Invariant); 31] = [
+const PLANTED: [(PlantedBug, Invariant); 32] = [
     (PlantedBug::RunsTwice, Invariant::OneOutcome),
     (PlantedBug::ForgetsOnClose, Invariant::OneOutcome),
     (PlantedBug::CancelsTheNeighbour, Invariant::OwnRequest),
@@ -123,6 +124,7 @@ const PLANTED: [(PlantedBug, Invariant); 31] = [
     (PlantedBug::KeepsBytes, Invariant::Accounts),
     (PlantedBug::KeepsDeadlines, Invariant::Accounts),
     (PlantedBug::PanicsAtThree, Invariant::NoPanic),
+    (PlantedBug::GivesUpTheDelayed, Invariant::WaitsOn),
     (PlantedBug::RandomIds, Invariant::SameTrace),
 ];
 
@@ -146,9 +148,31 @@ fn every_planted_bug_is_found_and_named() {
         assert_eq!((replayed.invariant, replayed.at), (first.invariant, first.at), "{bug:?} replays");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let named: BTreeSet<_> = PLANTED.into_iter().map(|(_, invariant)| invariant).collect();
+    let named = PLANTED.into_iter().map(|(_, invariant)| invariant);
+    let named: BTreeSet<_> = named.chain(PLANTED_IN_ORDER.map(|(_, invariant)| invariant)).collect();
     // `SameTrace` is the last of them.
     assert_eq!(named.len(), Invariant::SameTrace as usize + 1, "an invariant without a bug: {named:?}");
+}
+
+const PLANTED_IN_ORDER: [(OrderBug, Invariant); 3] = [
+    (OrderBug::LeavesAtOnce, Invariant::AnswersInOrder),
+    (OrderBug::HoldsForTheGone, Invariant::HeldForAReason),
+    (OrderBug::KeepsTheLate, Invariant::HeldForAReason),
+];
+
+#[test]
+fn every_bug_planted_in_the_order_of_answers_is_found_and_named() {
+    let start = Instant::now();
+    for (bug, invariant) in PLANTED_IN_ORDER {
+        let run = |seed| {
+            let scenario = Scenario::from_seed(seed);
+            Driver::new(&scenario, start, Batcher::new(scenario.rules())).with_order_bug(bug).run()
+        };
+        let found: Vec<_> = (0..SEEDS_FOR_A_BUG).filter_map(|seed| run(seed).err()).collect();
+        let first = found.first().unwrap_or_else(|| panic!("{bug:?} breaks nothing"));
+        println!("{bug:?}, in {} seeds: {first}", found.len());
+        assert!(found.iter().all(|violation| violation.invariant == invariant), "{bug:?}: {found:#?}");
+    }
 }
 
 fn run_with(bug: PlantedBug, seed: u64, start: Instant) -> Result<Report, Violation> {

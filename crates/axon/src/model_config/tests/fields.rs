@@ -64,7 +64,6 @@ fn what_answers_do_not_depend_on_is_kept_with_a_warning() {
         "optimization { gather_kernel_buffer_threshold: 1 }",
         "optimization.gather_kernel_buffer_threshold",
     );
-    check("dynamic_batching { preserve_ordering: true }", "dynamic_batching.preserve_ordering");
     check("instance_group { rate_limiter { priority: 1 } }", "instance_group[0].rate_limiter");
     check("instance_group { profile: \"p\" }", "instance_group[0].profile");
     check("instance_group { host_policy: \"p\" }", "instance_group[0].host_policy");
@@ -145,12 +144,6 @@ fn numbers_out_of_range_are_refused_by_name() {
     check(
         &policy("default_timeout_microseconds: 300000001"),
         &format!("1:43: {at}.default_timeout_microseconds: expected at most 300000000, got 300000001"),
-    );
-    check(
-        &policy("timeout_action: DELAY"),
-        &format!(
-            "1:43: {at}.timeout_action: expected REJECT, got DELAY; Axon does not run a request whose timeout is over"
-        ),
     );
     let batching = |fields: &str| format!("max_batch_size: 4 dynamic_batching {{ {fields} }}");
     check(
@@ -320,6 +313,27 @@ fn a_queue_waits_as_its_policy_says() {
     check("default_timeout_microseconds: 200000", Some(100), 200);
     check("default_timeout_microseconds: 200000 allow_timeout_override: true", Some(100), 100);
     check("default_timeout_microseconds: 200000 allow_timeout_override: true", Some(900), 200);
+}
+
+#[test]
+fn a_queue_delays_a_request_where_its_policy_says_so() {
+    let ms = Duration::from_millis;
+    let check = |text: &str, asked: Option<u64>, expected: u64| {
+        let text = format!("dynamic_batching {{ default_queue_policy {{ {text} }} }}");
+        assert_eq!(pbtxt(&text).queue().lingers(asked.map(ms), ms(500)), ms(expected), "{text} {asked:?}");
+    };
+    let delay = "default_timeout_microseconds: 200000 timeout_action: DELAY";
+    check(delay, None, 500);
+    check(delay, Some(900), 700);
+    check(delay, Some(100), 0);
+    check("default_timeout_microseconds: 200000 timeout_action: REJECT", None, 0);
+    check("timeout_action: DELAY", None, 0);
+    let text = "timeout_ms = 200\ntimeout_action = \"delay\"\npreserve_ordering = true";
+    let configuration = ModelConfiguration::from_toml(text).unwrap();
+    assert_eq!(configuration.queue().lingers(None, ms(500)), ms(500));
+    assert!(configuration.dynamic_batching().preserve_ordering);
+    let wrong = ModelConfiguration::from_toml("timeout_action = \"drop\"").unwrap_err().to_string();
+    assert!(wrong.contains("timeout_action: expected `reject` or `delay`"), "{wrong}");
 }
 
 #[test]

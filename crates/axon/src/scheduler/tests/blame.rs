@@ -83,6 +83,7 @@ fn a_reply_that_panics_does_not_lose_the_instance() {
         outputs: None,
         doubt: None,
         delay: Duration::ZERO,
+        lingers: Duration::ZERO,
     };
     fixture.scheduler.submit(admitted, LONG, Box::new(|_| panic!("planted"))).unwrap();
     fixture.scheduler.wake();

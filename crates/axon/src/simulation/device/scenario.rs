@@ -46,7 +46,8 @@ impl DeviceScenario {
         let is_contest = random.chance(0.25);
         let hangs = random.pick(&[0.0, 0.0, 0.0, 0.02]);
         let models = (0..count).map(|_| {
-            let scenario = Scenario::from_seed(random.next());
+            // Waiting on behind others is for the models alone.
+            let scenario = Scenario { lingers: Duration::ZERO, ..Scenario::from_seed(random.next()) };
             let model = SharedModel {
                 scenario,
                 weight: random.pick(&[1, 1, 1, 2, 3, 10]),

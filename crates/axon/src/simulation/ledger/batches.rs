@@ -33,13 +33,19 @@ impl Ledger {
             format!("{batch:?} has more than {most_rows} rows, and may run no longer than {:?}", self.cap)
         })?;
         self.check_choice(action, batch, key, lanes)?;
-        let left: Vec<&Place> = lane.iter().filter(|place| !action.shed.contains(&place.2)).collect();
+        // What was put behind by the choice of this batch may come before some of it all the same.
+        let delayed = self.delayed(action);
+        let stayed = |ticket: &Ticket| delayed.contains(ticket) && !batch.requests.contains(ticket);
+        let left = lane.iter().filter(|place| !action.shed.contains(&place.2) && !stayed(&place.2));
+        let left: Vec<&Place> = left.collect();
         let count = batch.requests.len();
         let first = || left.iter().take(count).map(|place| &place.2);
         ensure(first().eq(&batch.requests), Invariant::Order, || {
             format!("{batch:?} is formed from {:?}", first().collect::<Vec<_>>())
         })?;
-        self.check_size(now, batch, left.get(count).copied(), estimator)?;
+        // What was put behind and did not fit keeps its place before less urgent requests.
+        let next = left.get(count).copied().filter(|_| !lane.iter().any(|place| stayed(&place.2)));
+        self.check_size(now, batch, next, estimator)?;
         self.report.batches += 1;
         self.report.batched_requests += count;
         self.report.batched_rows += rows;
@@ -55,11 +61,13 @@ impl Ledger {
         key: u8,
         lanes: &Lanes,
     ) -> Checked {
+        let delayed = self.delayed(action);
         let place = |ticket: &Ticket| {
             let record = &self.records[ticket.0];
-            (record.key == key).then_some((record.class, record.deadline, *ticket))
+            let deadline = record.before.filter(|_| delayed.contains(ticket)).unwrap_or(record.deadline);
+            (record.key == key).then_some((record.class, deadline, *ticket))
         };
-        let served = action.shed.iter().chain(&batch.requests).filter_map(place).min();
+        let served = action.shed.iter().chain(&batch.requests).chain(&delayed).filter_map(place).min();
         let others = lanes.iter().filter(|(other, _)| **other != key).map(|(_, lane)| lane);
         let left =
             |lane: &BTreeSet<Place>| lane.iter().find(|place| !action.shed.contains(&place.2)).copied();
@@ -112,6 +120,10 @@ impl Ledger {
             let left = record.deadline.saturating_duration_since(now);
             if estimator.bound(record.rows, now) > left {
                 continue;
+            }
+            // What was in front of it then is not where it was any more.
+            if !action.delayed.is_empty() {
+                return Ok(());
             }
             let Some(batch) = &action.batch else {
                 return ensure(false, Invariant::ReasonToShed, || format!("{ticket:?} is shed for nothing"));

@@ -9,6 +9,8 @@ use crate::batcher::{Batcher, Waiting, time_to_spare};
 #[derive(Clone, Copy, Debug)]
 pub(in crate::simulation) struct Foretold {
     pub(super) wait: Duration,
+    /// What it may wait.
+    pub(super) left: Duration,
     /// Of which its own run.
     pub(super) run: Duration,
     /// Nothing waits or runs, and the foretelling is in doubt.
@@ -40,6 +42,11 @@ impl Ledger {
         let wait = residual.max(device) + ahead + run;
         let is_idle = self.waiting() == 0 && self.runs.is_empty() && device.is_zero();
         let may_probe = is_idle && estimator.is_doubtful(left, now);
-        Foretold { wait, run, may_probe }
+        if wait > left && !request.lingers.is_zero() {
+            let deadline = request.deadline + request.lingers;
+            let behind = Waiting { deadline, lingers: Duration::ZERO, ..request.clone() };
+            return self.foretold(&behind, now, batcher);
+        }
+        Foretold { wait, left, run, may_probe }
     }
 }
