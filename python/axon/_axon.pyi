@@ -49,6 +49,7 @@ class NativeConfig(TypedDict):
     model_cache_folder: str | None
     model_cache_bytes: int
     quick_load: bool
+    response_cache_bytes: int
 
 class NativeServe(TypedDict):
     path: str

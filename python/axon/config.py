@@ -38,6 +38,7 @@ class Loading:
         model_cache_bytes: The most bytes of it.
         quick_load: Whether an imported model answers before its weights are packed, within milliseconds of its load;
             those answers may differ in their last bits from the later ones.
+        response_cache_bytes: Bytes of answers that are kept, of all models whose configuration asks for it; 0 is off.
     """
 
     control: str = "none"
@@ -53,6 +54,7 @@ class Loading:
     model_cache_folder: str | None = None
     model_cache_bytes: int = 16 << 30
     quick_load: bool = False
+    response_cache_bytes: int = 64 << 20
 
 
 #: What each value of `ModelConfig.batching` is called in the native module.
@@ -140,4 +142,5 @@ class ModelConfig:
             "model_cache_folder": loading.model_cache_folder,
             "model_cache_bytes": loading.model_cache_bytes,
             "quick_load": loading.quick_load,
+            "response_cache_bytes": loading.response_cache_bytes,
         }

@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use axon::config::{LoadCheckConfig, ModelCacheConfig, PollInterval, ServerConfig};
+use axon::config::{LoadCheckConfig, ModelCacheConfig, PollInterval, ResponseCacheSize, ServerConfig};
 use axon::repository::{State, Ticket};
 use axon::request::{InferenceRequest, InferenceResponse};
 use axon::server::InferenceServer;
@@ -35,10 +35,15 @@ struct Handle {
     /// A forked child has the memory of the server but not its threads.
     process: u32,
     /// Accepted requests of event loops, by token, so that they can be cancelled.
-    tickets: Mutex<HashMap<u64, Ticket>>,
+    /// `None` while one is being submitted; its answer may come before it has been.
+    tickets: Mutex<HashMap<u64, Option<Ticket>>>,
 }
 
 impl Handle {
+    fn tickets(&self) -> MutexGuard<'_, HashMap<u64, Option<Ticket>>> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_forked(&self) -> bool {
         self.process != std::process::id()
     }
@@ -94,6 +99,7 @@ pub struct NativeConfig {
     model_cache_folder: Option<PathBuf>,
     model_cache_bytes: u64,
     quick_load: bool,
+    response_cache_bytes: usize,
 }
 
 impl NativeConfig {
@@ -125,6 +131,7 @@ impl NativeConfig {
                 quick_load: self.quick_load,
                 ..ModelCacheConfig::default()
             },
+            response_cache: ResponseCacheSize(self.response_cache_bytes),
             ..ServerConfig::default()
         };
         let model = &mut config.model;
@@ -231,22 +238,24 @@ impl Server {
         let (queue, handle) = (Arc::clone(&completions.queue), Arc::downgrade(&self.handle));
         let reply = move |answer| {
             if let Some(handle) = handle.upgrade() {
-                handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
+                handle.tickets().remove(&token);
             }
             queue.push(token, answer);
         };
         let asked = request(inputs, question);
-        // Held across the submission, so that an answer that overtakes it removes the ticket after it was entered.
-        let mut tickets = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        // Entered before the submission and filled in after it: an answer may overtake it, and removes the place.
+        self.handle.tickets().insert(token, None);
         let submitted = asked.and_then(|request| self.handle.submit(request, reply));
         match submitted {
             Ok(mut ticket) => {
                 ticket.wake();
-                tickets.insert(token, ticket);
+                if let Some(place) = self.handle.tickets().get_mut(&token) {
+                    *place = Some(ticket);
+                }
                 None
             }
             Err(error) => {
-                drop(tickets);
+                self.handle.tickets().remove(&token);
                 release_buffers(py);
                 Some(to_native(&error))
             }
@@ -255,8 +264,8 @@ impl Server {
 
     /// Takes the request of `token` out of the queue because nobody waits for it any more.
     fn cancel(&self, py: Python<'_>, token: u64) {
-        let ticket = self.handle.tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(&token);
-        if let Some(ticket) = ticket {
+        let ticket = self.handle.tickets().remove(&token);
+        if let Some(ticket) = ticket.flatten() {
             ticket.cancel();
         }
         release_buffers(py);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axon::Result;
 use axon::report::ModelReport;
+use axon::repository::Model;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -57,7 +58,15 @@ pub(crate) fn explain(app: &App, name: &str, version: Option<u64>) -> Result<Val
             "share": load.standing.share,
             "longest_run_ms": load.standing.cap.map(milliseconds),
         },
+        "response_cache": cached(&model),
         "refused": refused,
         "refusing_because": load.refusing.map(axon::scheduler::Refusal::name),
     }))
+}
+
+/// How many answers were kept or shared; `None` of a model whose answers are not.
+fn cached(model: &Model) -> Option<Value> {
+    let wish = model.configuration().response_cache()?;
+    let (hits, misses) = (model.statistics().cache_hit.read().0, model.statistics().cache_miss.read().0);
+    Some(json!({ "hits": hits, "misses": misses, "ttl_s": wish.ttl.map(|ttl| ttl.as_secs_f64()) }))
 }

@@ -46,7 +46,7 @@ mod verbs;
 mod wakes;
 
 pub use residency::Keep;
-pub use size::size;
+pub use size::{size, size_or_none};
 
 pub use serve::{
     Addresses, BODY_LIMIT, Listeners, MAX_REQUEST_BYTES, ServeError, ServeOptions, WireOptions, bind, serve,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
+    ResponseCacheSize,
 };
 use axon::residency::EvictionPolicy;
 use axon_server::access::AccessLog;
@@ -106,7 +107,7 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
     /// The file that declares aliases of models, by default aliases.toml in the folder of models if it is there; read again
-    /// on request, and in mode poll when it changes
+    /// on request, and in modes poll and auto when it changes
     #[arg(long, value_name = "FILE")]
     aliases: Option<PathBuf>,
     /// The bytes that loaded models may take together in mode auto, such as 8GiB or 500MB; by default what the host or the
@@ -148,6 +149,10 @@ struct CacheArguments {
     /// The most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first
     #[arg(long, default_value = "16GiB", value_name = "SIZE", value_parser = axon_server::size)]
     model_cache_size: u64,
+    /// The bytes of answers that are kept for the same questions, of all models whose configuration asks for it, such as
+    /// 64MiB; 0 keeps none
+    #[arg(long, default_value = "64MiB", value_name = "SIZE", value_parser = axon_server::size_or_none)]
+    response_cache_size: u64,
     /// Has an imported model answer before its weights are packed, within milliseconds of its load, until they are; those
     /// answers may differ in their last bits from the later ones
     #[arg(long)]
@@ -155,18 +160,19 @@ struct CacheArguments {
 }
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the options are called so")]
 struct TlsArguments {
     /// Speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from it to
     /// one that clients trust. It is read again when it changes
-    #[arg(long = "tls-cert", value_name = "FILE")]
-    certificate: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
     /// The private key of the certificate, a PEM file
-    #[arg(long = "tls-key", value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked ones in
     /// it names
-    #[arg(long = "tls-client-ca", value_name = "FILE")]
-    client_ca: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -231,9 +237,9 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     if !(0.001..=300.0).contains(&timeout) {
         return Err("--request-timeout: expected 0.001 to 300 seconds".to_owned());
     }
-    let TlsArguments { certificate, key, client_ca } = arguments.tls;
+    let TlsArguments { tls_cert, tls_key, tls_client_ca } = arguments.tls;
     let mut options = ServeOptions::new(arguments.path);
-    options.tls = TlsFiles::of_options(certificate, key, client_ca)?;
+    options.tls = TlsFiles::of_options(tls_cert, tls_key, tls_client_ca)?;
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
@@ -255,6 +261,8 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     options.config.memory_budget = arguments.memory_budget;
     options.config.aliases = arguments.aliases;
     options.config.eviction_policy = arguments.eviction_policy;
+    let answers = usize::try_from(arguments.cache.response_cache_size).unwrap_or(usize::MAX);
+    options.config.response_cache = ResponseCacheSize(answers);
     options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;

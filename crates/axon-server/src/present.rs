@@ -8,6 +8,7 @@ use hyper::header::{HeaderMap, HeaderValue};
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Known {
     AcceptEncoding,
+    CacheControl,
     ContentEncoding,
     ContentType,
     HeaderLength,
@@ -20,8 +21,9 @@ pub(crate) enum Known {
 }
 
 impl Known {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::AcceptEncoding,
+        Self::CacheControl,
         Self::ContentEncoding,
         Self::ContentType,
         Self::HeaderLength,
@@ -37,6 +39,7 @@ impl Known {
     const fn name(self) -> &'static str {
         match self {
             Self::AcceptEncoding => "accept-encoding",
+            Self::CacheControl => "cache-control",
             Self::ContentEncoding => "content-encoding",
             Self::ContentType => "content-type",
             Self::HeaderLength => "inference-header-content-length",

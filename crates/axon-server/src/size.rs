@@ -13,6 +13,14 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
+/// Reads a size as [`size`] does, or 0.
+///
+/// # Errors
+/// What was expected.
+pub fn size_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { size(text) }
+}
+
 /// Reads a size such as `8GiB`, `500MB`, `1.5GiB` or a number of bytes, at least 1.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axon::request::Timing;
+use axon::request::{CacheUse, Timing};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// What it waited for its model to be loaded, in milliseconds; told where it did.
@@ -13,6 +13,8 @@ const QUEUE: HeaderName = HeaderName::from_static("x-axon-queue-ms");
 const COMPUTE: HeaderName = HeaderName::from_static("x-axon-compute-ms");
 /// The rows of its batch, neighbours' included.
 const BATCH_SIZE: HeaderName = HeaderName::from_static("x-axon-batch-size");
+/// Whether the response cache answered, `hit` or `miss`, of models whose answers are kept.
+const CACHE: HeaderName = HeaderName::from_static("x-axon-cache");
 
 /// Adds what is told of `timing`.
 pub(crate) fn insert(headers: &mut HeaderMap, timing: &Timing) {
@@ -22,6 +24,12 @@ pub(crate) fn insert(headers: &mut HeaderMap, timing: &Timing) {
     headers.insert(QUEUE, milliseconds(timing.queue));
     headers.insert(COMPUTE, milliseconds(timing.compute));
     headers.insert(BATCH_SIZE, HeaderValue::from(timing.batch_rows));
+    let cache = match timing.cache {
+        CacheUse::None => return,
+        CacheUse::Miss => "miss",
+        CacheUse::Hit => "hit",
+    };
+    headers.insert(CACHE, HeaderValue::from_static(cache));
 }
 
 /// Milliseconds with three decimals. Each answer pays for it, so that it goes without the machinery of `format!`.

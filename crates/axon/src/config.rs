@@ -22,6 +22,15 @@ pub enum Device {
 }
 
 impl Device {
+    /// ONNX Runtime's name of what runs models on it.
+    #[must_use]
+    pub const fn provider(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPUExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+        }
+    }
+
     /// The name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -385,6 +394,8 @@ pub struct ServerConfig {
     pub memory_budget: Option<u64>,
     /// Which models leave first in [`ControlMode::Auto`].
     pub eviction_policy: EvictionPolicy,
+    /// The bytes of answers that are kept, of all models that ask for it; 0 keeps none.
+    pub response_cache: ResponseCacheSize,
     /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or
     /// one of a GPU, and never fewer than one model alone uses.
     pub lanes: Option<NonZeroUsize>,
@@ -395,6 +406,16 @@ pub struct ServerConfig {
     pub poll_interval: PollInterval,
     /// The file that declares aliases; `None` takes `aliases.toml` of a folder of models, where there is one.
     pub aliases: Option<PathBuf>,
+}
+
+/// Bytes of answers that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseCacheSize(pub usize);
+
+impl Default for ResponseCacheSize {
+    fn default() -> Self {
+        Self(64 << 20)
+    }
 }
 
 /// A time between two looks at the repository. **Source:** Triton's `--repository-poll-secs` for the default.

@@ -12,7 +12,7 @@ use crate::model_config::Layout;
 use crate::onnx;
 use crate::stop::StopSignal;
 
-pub use identity::Identity;
+pub use identity::{Identity, execute_delay};
 
 /// One run of a model.
 #[derive(Clone, Copy)]

@@ -24,6 +24,7 @@ pub mod report;
 pub mod repository;
 pub mod request;
 pub mod residency;
+pub mod response_cache;
 pub mod scheduler;
 pub mod sequence;
 pub mod server;

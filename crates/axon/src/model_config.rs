@@ -40,6 +40,7 @@ use text::Syntax;
 pub use effective::Chosen;
 pub use files::{confined, read_labels};
 pub use fit::{Fit, Layout, Slot};
+pub use parameters::ResponseCaching;
 
 /// Triton's name for a configuration's file.
 pub const PBTXT: &str = "config.pbtxt";

@@ -10,6 +10,7 @@
 //! Invariants: one change of a model at a time; a load is published at one moment, and what served before serves until
 //! then; a load that fails takes nothing away; what the index says has happened.
 
+mod answers;
 mod calm;
 mod control;
 mod counters;
@@ -40,11 +41,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::import::ModelCache;
 use crate::lanes::Lanes;
 use crate::metrics::Registry;
+use crate::response_cache::CacheReport;
 use crate::scheduler::{Host, Timer};
+use answers::Responses;
 use keeper::Keeping;
 use reaper::Reaper;
 use reserved::Reserved;
@@ -143,6 +146,8 @@ pub struct ModelRepository {
     keeping: Option<Keeping>,
     metrics: Registry,
     reserved: OnceLock<Reserved>,
+    /// The answers that are kept of models whose owners ask for that.
+    responses: Arc<Responses>,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -196,6 +201,7 @@ impl ModelRepository {
             turns: Turns::default(),
             source,
             metrics: Registry::new(config.metrics == Metrics::On),
+            responses: Arc::new(Responses::new(config.response_cache.0)),
             config,
             cache,
             host: Host { timer: Timer::start()?, lanes },
@@ -242,6 +248,12 @@ impl ModelRepository {
         index
     }
 
+    /// What the response cache holds and has counted.
+    #[must_use]
+    pub fn response_cache(&self) -> CacheReport {
+        self.responses.report()
+    }
+
     /// Who decides what is loaded.
     #[must_use]
     pub fn control_mode(&self) -> ControlMode {
@@ -268,9 +280,15 @@ impl ModelRepository {
     ///
     /// # Errors
     /// [`ErrorKind::ModelNotFound`](crate::ErrorKind) for a name or version that was never loaded,
-    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) for one that is loading, unloading, unloaded or failed.
+    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) for one that is loading, unloading, unloaded or failed, and in mode
+    /// `auto` for one that nobody has asked for.
     pub fn lease(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
-        self.table.lease(name, version)
+        self.table.lease(name, version).map_err(|error| match self.residents() {
+            Some(residents) if error.kind() == ErrorKind::ModelNotFound && !name.is_empty() => {
+                residents.not_loaded(name, version)
+            }
+            _ => error,
+        })
     }
 
     /// The versions of a model that are ready, ascending.

@@ -203,6 +203,20 @@ pub struct Timing {
     pub batch_rows: usize,
     /// The run that it shared; `None` for an answer that took no run.
     pub run: Option<BatchRun>,
+    /// What the response cache had to do with it.
+    pub cache: CacheUse,
+}
+
+/// What the response cache had to do with an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheUse {
+    /// Nothing.
+    #[default]
+    None,
+    /// The request was run, and its answer may have been kept.
+    Miss,
+    /// It took no run of its own: the answer was kept, or another request's run gave it.
+    Hit,
 }
 
 /// One run of a batch, as each of its requests is told of it.

@@ -246,6 +246,17 @@ impl Residency {
         }
     }
 
+    /// The files of a model have changed: what was measured of it holds no longer, and it may be tried at once. One that is
+    /// there keeps its bytes until it is loaded again.
+    pub fn changed(&mut self, id: ModelId, bytes: u64) {
+        self.forgive(id);
+        let Some(model) = self.models.get_mut(&id) else { return };
+        if !model.place.is_charged() {
+            model.bytes = bytes;
+            model.reload = None;
+        }
+    }
+
     /// A resident model turns out to take `bytes`.
     pub fn correct(&mut self, id: ModelId, bytes: u64) {
         let Some(model) = self.models.get_mut(&id) else { return };

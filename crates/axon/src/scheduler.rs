@@ -10,6 +10,7 @@
 //! its caller has gone; a run whose callers have all gone is stopped; threads end when the scheduler is closed or
 //! dropped.
 
+mod aside;
 mod attendance;
 mod instance;
 mod lane;
@@ -42,6 +43,7 @@ use replan::Replanning;
 pub use crate::batcher::{Class, Learned, Limits, RequestId, Rules};
 pub use load::{Load, Refusal};
 pub use replan::Replan;
+pub(crate) use timer::Alarmed;
 pub use timer::Timer;
 
 /// The outputs of one request, in the model's order.

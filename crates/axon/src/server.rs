@@ -30,6 +30,7 @@ use crate::repository::{
     Entry, Events, Found, IndexEntry, LoadOverrides, Look, Model, ModelRepository, Ticket, Watcher, keep,
 };
 use crate::request::{InferenceRequest, InferenceResponse};
+use crate::response_cache::CacheReport;
 use crate::signature::Signature;
 use alias_file::AliasFile;
 use aliased::routed_model;
@@ -175,7 +176,7 @@ impl InferenceServer {
             let inner = Arc::downgrade(&server.inner);
             keep(kept, move || inner.upgrade())?;
         }
-        if control == ControlMode::Poll {
+        if matches!(control, ControlMode::Poll | ControlMode::Auto) {
             server.follow(interval.0)?;
         }
         Ok((server, found))
@@ -300,7 +301,7 @@ impl InferenceServer {
     }
 
     /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the
-    /// answer, on another thread, and must not block.
+    /// answer and must not block: on another thread, or before this returns where the answer was kept.
     ///
     /// # Errors
     /// When the request is refused at arrival; `reply` is then not called.
@@ -343,6 +344,12 @@ impl InferenceServer {
     #[must_use]
     pub fn series(&self) -> Vec<Series> {
         self.inner.repository.series()
+    }
+
+    /// What the response cache holds and has counted, of all models together.
+    #[must_use]
+    pub fn response_cache(&self) -> CacheReport {
+        self.inner.repository.response_cache()
     }
 
     /// Every version and its state, by name.

@@ -65,7 +65,7 @@ impl MemoryMut {
     /// The same bytes, no longer writable and cheap to clone.
     #[must_use]
     pub fn freeze(self) -> Memory {
-        Memory { start: self.start, length: self.length, owner: Some(Arc::new(self)) }
+        Memory { start: self.start, length: self.length, owner: Some(Arc::new(self)), is_lent: false }
     }
 }
 
@@ -110,6 +110,7 @@ pub struct Memory {
     length: usize,
     /// Keeps the bytes alive; `None` only for no bytes.
     owner: Option<Arc<dyn Any + Send + Sync>>,
+    is_lent: bool,
 }
 
 // SAFETY: the bytes are never written while a `Memory` exists, and the owner is `Send + Sync`.
@@ -123,7 +124,7 @@ impl Memory {
         let owner = Arc::new(owner);
         let bytes: &[u8] = (*owner).as_ref();
         let (start, length) = (NonNull::from(bytes).cast(), bytes.len());
-        Self { start, length, owner: Some(owner) }
+        Self { start, length, owner: Some(owner), is_lent: false }
     }
 
     /// `length` bytes at `start`, which stay as they are until `owner` is dropped. Copies nothing.
@@ -132,7 +133,7 @@ impl Memory {
     /// `start` must be valid for reads of `length` initialised bytes, which nobody writes, until `owner` is dropped.
     pub unsafe fn from_raw(start: *const u8, length: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
         match NonNull::new(start.cast_mut()) {
-            Some(start) if length > 0 => Self { start, length, owner: Some(owner) },
+            Some(start) if length > 0 => Self { start, length, owner: Some(owner), is_lent: true },
             _ => Self::default(),
         }
     }
@@ -156,7 +157,14 @@ impl Memory {
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         let part = &self[range];
-        Self { start: NonNull::from(part).cast(), length: part.len(), owner: self.owner.clone() }
+        let start = NonNull::from(part).cast();
+        Self { start, length: part.len(), owner: self.owner.clone(), is_lent: self.is_lent }
+    }
+
+    /// True when the bytes are another's, who promised not to write them ([`Memory::from_raw`]).
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     /// True when the first byte's address is a multiple of `alignment`.
@@ -168,7 +176,7 @@ impl Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { start: NonNull::<Aligned>::dangling().cast(), length: 0, owner: None }
+        Self { start: NonNull::<Aligned>::dangling().cast(), length: 0, owner: None, is_lent: false }
     }
 }
 

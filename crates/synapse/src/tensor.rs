@@ -149,6 +149,12 @@ impl Tensor {
         Self { datatype: self.datatype, shape, memory }
     }
 
+    /// The same tensor in memory of its own, which holds nothing else. Copies every byte.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        self.with_memory(self.shape.clone(), Memory::copy_of(&self.memory))
+    }
+
     /// The same tensor at an address that suits its elements; copies only when it is not at one yet.
     #[must_use]
     pub fn aligned(self) -> Self {

@@ -15,29 +15,48 @@ pub fn trim() {
     }
 }
 
-/// Has the C library's allocator spread what is allocated over at most `count` heaps, from now on; does nothing where it
-/// is not glibc's, or where the user has said how many by `MALLOC_ARENA_MAX` or `GLIBC_TUNABLES`. Affects the whole
-/// process: for whoever owns it.
+/// The largest block that comes from a heap. **Source:** glibc's own limit of what it learns.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGEST_IN_A_HEAP: i32 = 32 << 20;
+
+/// What a heap keeps free at its end until it is trimmed. **Source:** as above.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT_AT_THE_END: i32 = 64 << 20;
+
+/// Suits the C library's allocator to models that come and go, from now on: at most `count` heaps, which keep what was
+/// freed until [`trim`]. Does nothing where it is not glibc's, or where the user has suited it himself by a variable of
+/// glibc. Affects the whole process: for whoever owns it.
 ///
-/// Each heap keeps what is free below its last block in use. With glibc's eight for each core, and a thread for each load,
-/// models that come and go leave half as much again as they take.
-/// **Source:** `benchmarks/residency/server.py`; `M_ARENA_MAX` of glibc's `malloc.h`.
-pub fn bound_heaps(count: usize) {
+/// Each heap keeps what is free below its last block in use: with glibc's eight for each core, and a thread for each
+/// load, models leave half as much again as they take. And by itself glibc gives the memory of a model back at once, so
+/// that the next has a page fault for each page. **Source:** `benchmarks/residency`; mallopt(3).
+pub fn settle_allocator(count: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        const M_TRIM_THRESHOLD: i32 = -1;
+        const M_MMAP_THRESHOLD: i32 = -3;
         const M_ARENA_MAX: i32 = -8;
         // SAFETY: glibc's own function, which takes any numbers and locks what it touches; the declaration is that of
         // `malloc.h`.
         unsafe extern "C" {
             safe fn mallopt(parameter: i32, value: i32) -> i32;
         }
-        let is_said = std::env::var_os("MALLOC_ARENA_MAX").is_some()
-            || std::env::var("GLIBC_TUNABLES").is_ok_and(|text| text.contains("glibc.malloc.arena_max"));
-        if is_said {
+        let is_set = ["MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"]
+            .into_iter()
+            .any(|name| std::env::var_os(name).is_some());
+        if is_set || std::env::var("GLIBC_TUNABLES").is_ok_and(|text| text.contains("glibc.malloc.")) {
             return;
         }
-        // It fails for parameters that it does not know, and then nothing is changed.
-        let _ = mallopt(M_ARENA_MAX, i32::try_from(count).unwrap_or(i32::MAX));
+        let heaps = i32::try_from(count).unwrap_or(i32::MAX);
+        let settings = [
+            (M_ARENA_MAX, heaps),
+            (M_MMAP_THRESHOLD, LARGEST_IN_A_HEAP),
+            (M_TRIM_THRESHOLD, KEPT_AT_THE_END),
+        ];
+        for (parameter, value) in settings {
+            // It fails for what it does not know, and then nothing is changed.
+            let _ = mallopt(parameter, value);
+        }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let _ = count;
@@ -50,6 +69,8 @@ pub struct Allocated {
     heaps: u32,
     /// In blocks of their own, modulo 2^32.
     blocks: u32,
+    /// Free in its heaps, whether or not it was trimmed, modulo 2^32.
+    free: u32,
 }
 
 impl Allocated {
@@ -79,10 +100,20 @@ impl Allocated {
                 safe fn mallinfo() -> MallInfo;
             }
             let info = mallinfo();
-            Some(Self { heaps: info.uordblks.cast_unsigned(), blocks: info.hblkhd.cast_unsigned() })
+            Some(Self {
+                heaps: info.uordblks.cast_unsigned(),
+                blocks: info.hblkhd.cast_unsigned(),
+                free: info.fordblks.cast_unsigned(),
+            })
         }
         #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
         None
+    }
+
+    /// The bytes that are free in its heaps, modulo 2^32, whether or not they were given back to the system.
+    #[must_use]
+    pub fn free(self) -> u32 {
+        self.free
     }
 
     /// The bytes more than at `before`; 0 where there are fewer. Right as long as it is less than 2 GiB.
@@ -100,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_out_shows_also_past_the_widest_number() {
-        let at = |heaps, blocks| Allocated { heaps, blocks };
+        let at = |heaps, blocks| Allocated { heaps, blocks, free: 0 };
         assert_eq!(at(10, 5).more_than(at(3, 1)), 11);
         assert_eq!(at(10, 0).more_than(at(u32::MAX, 0)), 11);
         assert_eq!(at(10, 100).more_than(at(20, 50)), 40, "between the two");

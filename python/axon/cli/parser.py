@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Commands", "Parser", "bounded", "duration", "model_name", "size"]
+__all__ = ["Commands", "Parser", "bounded", "duration", "model_name", "size", "size_or_none"]
 
 #: What `add_subparsers` returns; the class has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001
@@ -112,6 +112,11 @@ def size(text: str) -> int:
     if found is None or unit is None or not 1 <= (count := int(float(found[1]) * unit)) <= 9 * 10**18:
         raise argparse.ArgumentTypeError(f"expected a size such as 8GiB, 500MB or a number of bytes, got {text!r}")
     return count
+
+
+def size_or_none(text: str) -> int:
+    """Parse as `size` does, or 0."""
+    return 0 if text == "0" else size(text)
 
 
 def _text(seconds: float) -> str:

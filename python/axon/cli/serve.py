@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from axon import _axon
 from axon.cli.model_cache import add_cache_options, cache_settings
 from axon.cli.options import add_model_options, model_config
-from axon.cli.parser import bounded, size
+from axon.cli.parser import bounded, size, size_or_none
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--aliases",
         metavar="FILE",
-        help="file that declares aliases of models; read again on request, and in mode poll when it changes (default: "
-        "aliases.toml in the folder of models, if it is there)",
+        help="file that declares aliases of models; read again on request, and in modes poll and auto when it changes "
+        "(default: aliases.toml in the folder of models, if it is there)",
     )
     parser.add_argument(
         "--memory-budget",
@@ -102,6 +102,14 @@ def add_to(commands: Commands) -> None:
         default="value",
         help="which models leave first in mode auto: value, those whose bytes save the least time of loading; lru, "
         "those that were used longest ago, to compare with (default: value)",
+    )
+    parser.add_argument(
+        "--response-cache-size",
+        type=size_or_none,
+        default=64 << 20,
+        metavar="SIZE",
+        help="bytes of answers that are kept for the same questions, of all models whose configuration asks for it, "
+        "such as 64MiB; 0 keeps none (default: 64MiB)",
     )
     _add_load_check(parser)
     add_cache_options(parser, may_be_off=True)
@@ -253,6 +261,7 @@ def _run(chosen: argparse.Namespace) -> int:
         check=chosen.load_check,
         check_s=chosen.load_check_secs,
         check_bytes=chosen.load_check_bytes,
+        response_cache_bytes=chosen.response_cache_size,
     )
     native = model_config(chosen).native(chosen.name, loading=loading)
     try:

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use axon::metrics::Observed;
-use axon::request::InferenceRequest;
+use axon::request::{InferenceRequest, Parameter};
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderName, HeaderValue, VARY};
+use hyper::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, HeaderName, HeaderValue, VARY};
 use hyper::{Response, StatusCode, Version};
 
 use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
@@ -23,6 +23,9 @@ use crate::trace::{Caller, Entry, Span};
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// The parameter that says whether an answer may come from the response cache.
+const BYPASS: &str = "response_cache";
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -41,7 +44,8 @@ pub(super) fn span(app: &App, asked: Asked<'_>, verb: ModelVerb) -> Span {
         ModelVerb::GenerateStream => "generate_stream",
         _ => "infer",
     };
-    let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
+    let (is_http2, is_tls) = (head.version == Version::HTTP_2, app.tls.is_some());
+    let entry = Entry::Http { verb, version, is_http2, is_tls };
     let caller = Caller::read(&head.headers, present.has(Known::TraceParent));
     Span::begin(app, caller, Instant::now(), name, entry)
 }
@@ -75,8 +79,9 @@ async fn infer(
     let Asked { present, name, version, routed, .. } = asked;
     observed.arrive(body.len());
     let decoded = decode(app, asked, body, text_length).await?;
-    let Decoded { inputs, outputs, timeout, priority, sequence, parameters, id, format } = decoded;
+    let Decoded { inputs, outputs, timeout, priority, sequence, mut parameters, id, format } = decoded;
     span.named(id.as_deref());
+    obey_cache_control(present, &mut parameters);
     let timeout = shorter(timeout, request_timeout(present)?);
     let model = name.to_owned();
     let request =
@@ -153,8 +158,9 @@ async fn generate(
     let model = app.server.loaded_model(name, version, request_timeout(present)?).await?;
     let is_long = body.len() > INLINE_TEXT;
     let decode = move || codec::decode_generate(&body, &model.signature().inputs, model.counts_rows());
-    let Generated { inputs, id, timeout, priority, sequence, parameters } =
+    let Generated { inputs, id, timeout, priority, sequence, mut parameters } =
         off_the_wire(is_long, decode).await?;
+    obey_cache_control(present, &mut parameters);
     span.named(id.as_deref());
     let timeout = shorter(timeout, request_timeout(present)?);
     let request = InferenceRequest {
@@ -255,6 +261,24 @@ fn request_timeout(present: Present<'_>) -> Result<Option<Duration>> {
             format_args!("expected seconds of at least 0, got {}", axon::error::Echo(&got)),
         )
     })
+}
+
+/// Has a request run that wants nothing from a cache, as if its parameter `response_cache` said false.
+///
+/// **Source:** RFC 9111, 5.2.1: `no-cache` and `no-store` of a request.
+fn obey_cache_control(present: Present<'_>, parameters: &mut Vec<(String, Parameter)>) {
+    if !present.has(Known::CacheControl) {
+        return;
+    }
+    let is_unwanted = |directive: &str| {
+        let directive = directive.trim();
+        directive.eq_ignore_ascii_case("no-cache") || directive.eq_ignore_ascii_case("no-store")
+    };
+    let mut values = present.all().get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    if values.any(|value| value.split(',').any(is_unwanted)) {
+        parameters.retain(|(key, _)| key != BYPASS);
+        parameters.push((BYPASS.to_owned(), Parameter::Bool(false)));
+    }
 }
 
 fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {

@@ -6,6 +6,7 @@ use axon::alias::AliasReport;
 use axon::metrics::{ModelSnapshot, Outcome, Protocol, UNKNOWN};
 use axon::onnx::runtime_version;
 use axon::repository::{Model, State};
+use axon::response_cache::CacheReport;
 use axon::scheduler::Load;
 
 use super::declared as d;
@@ -46,13 +47,14 @@ pub(super) fn families<'a>(app: &App, views: &'a [View], aliases: &'a [AliasRepo
     families.extend(models(views));
     families.extend(memory(app));
     families.extend(aliases::families(aliases));
+    families.extend(response_cache(&app.server.response_cache()));
     families.extend(server(app));
     families.extend(tls(app));
     let gpus = app.scrapes.gpus.look();
     families.extend(gpu::families(&gpus));
     families.extend(process::families());
     if app.compat == Compat::Triton {
-        families.extend(triton::families(views, &app.scrapes.utilization));
+        families.extend(triton::families(views, &app.server.response_cache(), &app.scrapes.utilization));
         families.extend(gpu::triton_families(&gpus));
     }
     families
@@ -176,6 +178,7 @@ fn loads(views: &[View]) -> Vec<Family<'_>> {
         of(&d::INSTANCE_RESTARTS, &|model, _| {
             Some(model.statistics().instance_restarts.load(std::sync::atomic::Ordering::Relaxed).into())
         }),
+        of(&d::CACHE_FOLLOWERS, &|model, _| model.followers().map(Value::from)),
         of(&d::MAX_BATCH_ROWS, &|_, load| Some(load.max_batch_rows.into())),
         sizes,
     ]
@@ -212,6 +215,8 @@ fn models(views: &[View]) -> Vec<Family<'_>> {
             (view.counted.loads > 0).then_some(view.counted.load_duration)
         }),
         each(&d::MODEL_UNLOADS, models(), |view| Some(view.counted.unloads)),
+        each(&d::CACHE_HITS, models(), |view| Some(view.counted.cache_hits)),
+        each(&d::CACHE_MISSES, models(), |view| Some(view.counted.cache_misses)),
     ]
 }
 
@@ -234,6 +239,16 @@ fn memory(app: &App) -> Vec<Family<'static>> {
         Family::new(&d::EVICTIONS)
             .with(["room".into()], report.evictions)
             .with(["unused".into()], report.expired),
+    ]
+}
+
+/// What the answers take that are kept.
+fn response_cache(report: &CacheReport) -> Vec<Family<'static>> {
+    vec![
+        Family::single(&d::CACHE_BYTES, report.bytes),
+        Family::single(&d::CACHE_LIMIT, report.budget),
+        Family::single(&d::CACHE_ENTRIES, report.entries),
+        Family::single(&d::CACHE_EVICTIONS, report.evictions),
     ]
 }
 
@@ -272,7 +287,8 @@ fn server(app: &App) -> Vec<Family<'static>> {
     ]);
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
-        families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));
+        let labels = [version.into(), app.device.name().into(), app.device.provider().into()];
+        families.push(Family::new(&d::RUNTIME).with(labels, 1_u64));
     }
     families
 }

@@ -74,9 +74,9 @@ declare! {
     REQUEST_DURATION = Histogram "axon_request_duration_seconds" "seconds" ["model" "version"]
         "Time from the whole request to the whole answer, of requests answered.";
     QUEUE_DURATION = Histogram "axon_queue_duration_seconds" "seconds" ["model" "version"]
-        "Time from arrival at the queue to the start of the batch, of requests answered.";
+        "Time from arrival at the queue to the start of the batch, of requests answered; how long a hit of the response cache waited.";
     COMPUTE_DURATION = Histogram "axon_compute_duration_seconds" "seconds" ["model" "version"]
-        "Time that the batch of a request ran, of requests answered.";
+        "Time that the batch of a request ran, of requests answered; 0 of a hit of the response cache.";
     REQUEST_SIZE = Histogram "axon_request_size_bytes" "bytes" ["model" "version"]
         "Bytes of the body or message of requests answered; of their tensors for requests from the process itself.";
     RESPONSE_SIZE = Histogram "axon_response_size_bytes" "bytes" ["model" "version"]
@@ -147,6 +147,20 @@ declare! {
         "Time that the shadow took for answers that were compared.";
     SHADOW_PRIMARY_DURATION = Histogram "axon_shadow_primary_duration_seconds" "seconds" ["alias" "model" "version"]
         "Time that the same requests took where their callers waited.";
+    CACHE_HITS = Counter "axon_response_cache_hits" "" ["model" "version"]
+        "Requests answered from the response cache, or by the run of an identical request; a part of those answered.";
+    CACHE_MISSES = Counter "axon_response_cache_misses" "" ["model" "version"]
+        "Requests that were looked up in the response cache and run.";
+    CACHE_FOLLOWERS = Gauge "axon_response_cache_waiting_requests" "" ["model" "version"]
+        "Requests that wait for the run of an identical one, of models whose answers are kept.";
+    CACHE_BYTES = Gauge "axon_response_cache_bytes" "bytes" []
+        "Bytes that the response cache holds, of all models.";
+    CACHE_LIMIT = Gauge "axon_response_cache_limit_bytes" "bytes" []
+        "The most bytes that the response cache holds; 0 when it is off.";
+    CACHE_ENTRIES = Gauge "axon_response_cache_entries" "" []
+        "Answers that the response cache holds, of all models.";
+    CACHE_EVICTIONS = Counter "axon_response_cache_evictions" "" []
+        "Answers that made way for others before they expired.";
     READY = Gauge "axon_ready" "" []
         "1 when the server takes requests and every model that is meant to be loaded is ready, else 0.";
     CONNECTIONS = Gauge "axon_connections" "" ["port"]
@@ -183,8 +197,8 @@ declare! {
         "Power that the GPU may draw.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
-    RUNTIME = Info "axon_runtime" "" ["version" "device"]
-        "The version of ONNX Runtime, and where models run that do not say; no sample before the first model.";
+    RUNTIME = Info "axon_runtime" "" ["version" "device" "provider"]
+        "The version of ONNX Runtime, and where and by what models run that do not say; no sample before the first model.";
     PROCESS_CPU = Counter "process_cpu_seconds" "seconds" []
         "Processor time of this process.";
     PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" "bytes" []
@@ -226,6 +240,30 @@ declare! {
         "Microseconds of splitting outputs since the version was loaded; each request counts its whole batch.";
     NV_LOAD_DURATION = Gauge "nv_model_load_duration_secs" "" ["model" "version"]
         "Seconds that the last load of a version took that went well.";
+    NV_CACHE_HITS_OF = Plain "nv_cache_num_hits_per_model" "" ["model" "version"]
+        "Requests answered from the response cache, or by the run of an identical request.";
+    NV_CACHE_MISSES_OF = Plain "nv_cache_num_misses_per_model" "" ["model" "version"]
+        "Requests that were looked up in the response cache and run.";
+    NV_CACHE_HIT_DURATION = Plain "nv_cache_hit_duration_per_model" "" ["model" "version"]
+        "Microseconds of hashing and looking up, of hits since the version was loaded.";
+    NV_CACHE_MISS_DURATION = Plain "nv_cache_miss_duration_per_model" "" ["model" "version"]
+        "Microseconds of hashing, looking up and keeping answers, of misses since the version was loaded.";
+    NV_CACHE_UTIL = Gauge "nv_cache_util" "" []
+        "Part of the response cache's bytes that is used, 0 to 1.";
+    NV_CACHE_ENTRIES = Gauge "nv_cache_num_entries" "" []
+        "Answers that the response cache holds.";
+    NV_CACHE_LOOKUPS = Gauge "nv_cache_num_lookups" "" []
+        "Requests that were looked up in the response cache.";
+    NV_CACHE_HITS = Gauge "nv_cache_num_hits" "" []
+        "Requests answered from the response cache, of all models.";
+    NV_CACHE_MISSES = Gauge "nv_cache_num_misses" "" []
+        "Requests that were looked up in the response cache and run, of all models.";
+    NV_CACHE_EVICTIONS = Gauge "nv_cache_num_evictions" "" []
+        "Answers that made way for others.";
+    NV_CACHE_LOOKUP_DURATION = Gauge "nv_cache_lookup_duration" "" []
+        "Microseconds of hashing and looking up, all requests together.";
+    NV_CACHE_INSERTION_DURATION = Gauge "nv_cache_insertion_duration" "" []
+        "Microseconds of keeping answers, all together.";
     NV_CPU_UTILIZATION = Gauge "nv_cpu_utilization" "" []
         "Part of the machine's processor time that was used since the scrape before, 0 to 1.";
     NV_CPU_MEMORY_TOTAL = Gauge "nv_cpu_memory_total_bytes" "" []
@@ -247,7 +285,7 @@ declare! {
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 16] = [
+const LABELS: [(&str, &str); 17] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`, `newest` where an alias says none"),
     ("alias", "an alias that is declared"),
@@ -285,6 +323,7 @@ const LABELS: [(&str, &str); 16] = [
     ),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
+    ("provider", "ONNX Runtime's name of what runs models: `CPUExecutionProvider`, `CUDAExecutionProvider`"),
     ("port", "`http`, `grpc`, `metrics`"),
     ("gpu", "its number, as `nvidia-smi` has it"),
     ("uuid", "what the GPU is called everywhere"),

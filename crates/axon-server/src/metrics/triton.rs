@@ -3,8 +3,10 @@
 //! **Source:** Triton's metrics guide and its core's reporter of model metrics.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use axon::metrics::{DurationCounter, ModelStatistics, Outcome};
+use axon::response_cache::CacheReport;
 
 use super::collect::{View, each};
 use super::declared as d;
@@ -12,7 +14,11 @@ use super::family::{Family, Value};
 use super::process::{Utilization, machine_memory};
 
 /// What is told on top under `--compat triton`.
-pub(super) fn families<'a>(views: &'a [View], utilization: &Utilization) -> Vec<Family<'a>> {
+pub(super) fn families<'a>(
+    views: &'a [View],
+    cache: &CacheReport,
+    utilization: &Utilization,
+) -> Vec<Family<'a>> {
     let models = || views.iter().filter(|view| view.is_model);
     let statistics = |metric, read: &dyn Fn(&ModelStatistics) -> u64| {
         each(metric, models(), |view| {
@@ -40,13 +46,34 @@ pub(super) fn families<'a>(views: &'a [View], utilization: &Utilization) -> Vec<
         each(&d::NV_LOAD_DURATION, models(), |view| {
             (view.counted.loads > 0).then_some(view.counted.load_duration)
         }),
+        each(&d::NV_CACHE_HITS_OF, models(), |view| Some(view.counted.cache_hits)),
+        each(&d::NV_CACHE_MISSES_OF, models(), |view| Some(view.counted.cache_misses)),
+        statistics(&d::NV_CACHE_HIT_DURATION, &|counted| microseconds(&counted.cache_hit)),
+        statistics(&d::NV_CACHE_MISS_DURATION, &|counted| microseconds(&counted.cache_miss)),
     ];
+    families.extend(response_cache(cache));
     families.extend(utilization.look().map(|used| Family::single(&d::NV_CPU_UTILIZATION, used)));
     if let Some((total, used)) = machine_memory() {
         families.push(Family::single(&d::NV_CPU_MEMORY_TOTAL, total));
         families.push(Family::single(&d::NV_CPU_MEMORY_USED, used));
     }
     families
+}
+
+/// What Triton tells of its local cache, of all models together.
+fn response_cache(report: &CacheReport) -> Vec<Family<'static>> {
+    let used = if report.budget == 0 { 0.0 } else { report.bytes as f64 / report.budget as f64 };
+    let microseconds = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    vec![
+        Family::single(&d::NV_CACHE_UTIL, used),
+        Family::single(&d::NV_CACHE_ENTRIES, report.entries),
+        Family::single(&d::NV_CACHE_LOOKUPS, report.hits + report.misses),
+        Family::single(&d::NV_CACHE_HITS, report.hits),
+        Family::single(&d::NV_CACHE_MISSES, report.misses),
+        Family::single(&d::NV_CACHE_EVICTIONS, report.evictions),
+        Family::single(&d::NV_CACHE_LOOKUP_DURATION, microseconds(report.lookups)),
+        Family::single(&d::NV_CACHE_INSERTION_DURATION, microseconds(report.insertions)),
+    ]
 }
 
 fn failures<'a>(models: impl Iterator<Item = &'a View>) -> Family<'static> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axon::error::Error;
 use axon::metrics::Outcome;
-use axon::request::{InferenceRequest, InferenceResponse, Inputs, Timing};
+use axon::request::{CacheUse, InferenceRequest, InferenceResponse, Inputs, Timing};
 use hyper::Response;
 use hyper::header::{HeaderMap, HeaderValue};
 use synapse::Tensor;
@@ -25,7 +25,7 @@ use crate::status::{grpc_code, status_of};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// A verb over HTTP, as its path ends.
-    Http { verb: &'static str, version: Option<u64>, is_http2: bool },
+    Http { verb: &'static str, version: Option<u64>, is_http2: bool, is_tls: bool },
     /// A call of the inference service, or one question of a stream.
     Grpc { method: &'static str },
     /// A stream of questions, from its first byte to its last.
@@ -384,6 +384,9 @@ fn tell(entry: Entry, model: &str, context: SpanContext, notes: &Notes, total: D
         line.milliseconds("queue_ms", timing.queue);
         line.milliseconds("compute_ms", timing.compute);
         line.bare("batch_rows", timing.batch_rows);
+        if timing.cache == CacheUse::Hit {
+            line.field("cache", "hit");
+        }
     }
     if let Some(id) = &notes.id {
         line.field("request_id", id);

@@ -8,6 +8,7 @@ use synapse::Tensor;
 
 use super::{Executor, Run};
 use crate::error::{Error, Result};
+use crate::request::Parameter;
 use crate::stop::StopSignal;
 
 /// Answers with its inputs.
@@ -37,4 +38,30 @@ impl Executor for Identity {
         }
         Ok(run.inputs.to_vec())
     }
+}
+
+/// The longest that a request can ask a test executor to take, in milliseconds.
+const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
+
+/// How long a request asks a test executor to take.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](crate::ErrorKind) at the parameter for another value.
+pub fn execute_delay(parameters: &[(String, Parameter)]) -> Result<Duration> {
+    const KEY: &str = "execute_delay_ms";
+    let Some((_, parameter)) = parameters.iter().find(|(key, _)| key == KEY) else {
+        return Ok(Duration::ZERO);
+    };
+    let milliseconds = match parameter {
+        Parameter::Uint(milliseconds) => Some(*milliseconds),
+        Parameter::Int(milliseconds) => u64::try_from(*milliseconds).ok(),
+        _ => None,
+    };
+    let milliseconds = milliseconds.filter(|milliseconds| *milliseconds <= MAX_EXECUTE_DELAY_MS);
+    milliseconds.map(Duration::from_millis).ok_or_else(|| {
+        Error::invalid(
+            "parameters.execute_delay_ms",
+            format_args!("expected an integer from 0 to {MAX_EXECUTE_DELAY_MS}, got {parameter:?}"),
+        )
+    })
 }

@@ -30,6 +30,8 @@ pub struct ModelMetrics {
     /// Nanoseconds that the last load took that did not fail.
     load_duration: AtomicU64,
     unloads: AtomicU64,
+    cache_hits: AtomicU64,
+    cache_misses: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,12 @@ impl ModelMetrics {
         self.unloads.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A request was looked up in the response cache.
+    pub(crate) fn look_up(&self, is_hit: bool) {
+        let counter = if is_hit { &self.cache_hits } else { &self.cache_misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The time within which it is to answer; `None` counts what is later than [`DEFAULT_TARGET`].
     pub(crate) fn set_latency_target(&self, target: Option<Duration>) {
         self.target.store(target.map_or(0, nanoseconds), Ordering::Relaxed);
@@ -155,6 +163,8 @@ impl ModelMetrics {
             failed_loads: read(&self.failed_loads),
             load_duration: Duration::from_nanos(read(&self.load_duration)),
             unloads: read(&self.unloads),
+            cache_hits: read(&self.cache_hits),
+            cache_misses: read(&self.cache_misses),
         }
     }
 
@@ -259,6 +269,10 @@ pub struct ModelSnapshot {
     pub load_duration: Duration,
     /// How often it was unloaded.
     pub unloads: u64,
+    /// Requests that the response cache answered.
+    pub cache_hits: u64,
+    /// Requests that were looked up there and run.
+    pub cache_misses: u64,
 }
 
 impl ModelSnapshot {

@@ -22,6 +22,11 @@ impl DurationCounter {
         self.nanoseconds.fetch_add(nanoseconds(duration), Relaxed);
     }
 
+    /// What was counted last took so much longer.
+    pub fn lengthen(&self, duration: Duration) {
+        self.nanoseconds.fetch_add(nanoseconds(duration), Relaxed);
+    }
+
     /// The count and the nanoseconds.
     #[must_use]
     pub fn read(&self) -> (u64, u64) {
@@ -50,7 +55,11 @@ pub struct ModelStatistics {
     pub compute_output: DurationCounter,
     /// Requests whose caller went away before they were answered; they count as failed too.
     pub cancel: DurationCounter,
-    /// Rows answered: a request of 8 rows counts 8.
+    /// Requests answered without a run of their own, looking them up in the response cache.
+    pub cache_hit: DurationCounter,
+    /// Requests that were not in the response cache, looking them up and keeping their answers.
+    pub cache_miss: DurationCounter,
+    /// Rows that were run and answered: a request of 8 rows counts 8.
     pub inference_count: AtomicU64,
     /// Runs of the model.
     pub execution_count: AtomicU64,
@@ -131,6 +140,22 @@ impl ModelStatistics {
         self.compute_output.add(phases.output);
         self.inference_count.fetch_add(rows as u64, Relaxed);
         self.success.add(total);
+    }
+
+    /// Counts a request that the response cache answers, which took `lookup` to find out.
+    pub fn add_hit(&self, lookup: Duration) {
+        self.cache_hit.add(lookup);
+        if let Some(metrics) = self.metrics.get() {
+            metrics.look_up(true);
+        }
+    }
+
+    /// Counts a request that the response cache does not answer.
+    pub fn add_miss(&self, lookup: Duration) {
+        self.cache_miss.add(lookup);
+        if let Some(metrics) = self.metrics.get() {
+            metrics.look_up(false);
+        }
     }
 
     /// The runs by their rows.

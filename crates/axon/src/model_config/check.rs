@@ -122,7 +122,8 @@ impl<'a> Checker<'a> {
             None => None,
         };
         let instances = self.instances(&fields.instance_group)?;
-        let parameters = self.parameters(fields, backend)?;
+        let mut parameters = self.parameters(fields, backend)?;
+        parameters.response_cache = self.response_cache(fields, &parameters)?;
         self.warn(fields);
         let hints = fields.optimization.as_ref();
         let accelerators = hints.and_then(|hints| hints.execution_accelerators.as_ref());
@@ -421,7 +422,6 @@ impl<'a> Checker<'a> {
             (given(&fields.cc_model_filenames), "cc_model_filenames"),
             (given(&fields.metric_tags), "metric_tags"),
             (!fields.model_warmup.is_empty(), "model_warmup"),
-            (fields.response_cache.as_ref().is_some_and(|cache| cache.enable), "response_cache"),
             (fields.model_metrics.is_some(), "model_metrics"),
         ];
         unused.iter().filter(|(is_given, _)| *is_given).for_each(|(_, path)| self.unused(path));

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::MAX_ELEMENTS;
 use super::origin::{Origin, Problem, suggestion};
-use super::parameters::{BATCHING, KEEP_ALIVE, LATENCY_TARGET, PIN, PROFILE, WEIGHT};
+use super::parameters::{BATCHING, KEEP_ALIVE, LATENCY_TARGET, PIN, PROFILE, RESPONSE_CACHE_TTL, WEIGHT};
 use crate::error::Echo;
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -160,7 +160,7 @@ impl Reader<'_> {
                 "outputs" => self.tensors("output", key, item)?,
                 "parameters" => self.parameters(key, item)?,
                 "tags" => self.copy("metric_tags", key, item, texts)?,
-                "response_cache" => self.within(("response_cache", "enable"), key, item, boolean)?,
+                "response_cache" => self.response_cache(key, item)?,
                 "sequence" => self.sequence(item)?,
                 _ => return Err(unknown(name, "", &KEYS)),
             }
@@ -172,6 +172,25 @@ impl Reader<'_> {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// `true`, or a table that says more.
+    fn response_cache(&mut self, key: &str, item: &Item<'_>) -> Result<()> {
+        const ENABLE: (&str, &str) = ("response_cache", "enable");
+        if item.get_ref().as_table().is_none() {
+            return self.within(ENABLE, key, item, boolean);
+        }
+        self.within(ENABLE, key, item, |_, _| Ok(json!(true)))?;
+        for (name, item) in table(key, item)? {
+            match name.get_ref().as_ref() {
+                "enable" => self.within(ENABLE, "response_cache.enable", item, boolean)?,
+                "ttl_s" => {
+                    self.known_parameter(RESPONSE_CACHE_TTL, "response_cache.ttl_s", item, number)?;
+                }
+                _ => return Err(unknown(name, key, &["enable", "ttl_s"])),
+            }
+        }
+        Ok(())
     }
 
     fn copy(

@@ -37,6 +37,12 @@ pub(super) const KEEP_ALIVE: &str = "axon_keep_alive_s";
 /// Its part of the device's time against those of other models; `weight` in `model.toml`.
 pub(super) const WEIGHT: &str = "axon_weight";
 
+/// How long an answer is kept, in seconds; `response_cache.ttl_s` in `model.toml`.
+pub(super) const RESPONSE_CACHE_TTL: &str = "axon_response_cache_ttl_s";
+
+/// The longest that an answer can be kept: ten years.
+const MAX_TTL_S: f64 = 315_360_000.0;
+
 /// The greatest weight.
 const MAX_WEIGHT: u32 = 1000;
 
@@ -57,6 +63,17 @@ pub(super) struct Parameters {
     pub keep_alive: Option<Duration>,
     /// Its part of the device's time against those of other models.
     pub weight: Option<NonZeroU32>,
+    /// How long an answer is kept.
+    pub response_cache_ttl: Option<Duration>,
+    /// How answers are kept; `None` for none.
+    pub response_cache: Option<ResponseCaching>,
+}
+
+/// How the answers of a model are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseCaching {
+    /// How long each is kept at most; `None` for as long as there is room.
+    pub ttl: Option<Duration>,
 }
 
 impl ModelConfiguration {
@@ -70,6 +87,12 @@ impl ModelConfiguration {
     #[must_use]
     pub fn keep_alive(&self) -> Option<Duration> {
         self.checked.parameters.keep_alive
+    }
+
+    /// How its answers are kept for the same questions; `None` where they are not.
+    #[must_use]
+    pub fn response_cache(&self) -> Option<ResponseCaching> {
+        self.checked.parameters.response_cache
     }
 
     /// Its part of the device's time against those of other models, 1 to 1000; `None` leaves it to the server.
@@ -111,6 +134,7 @@ impl Checker<'_> {
                     read.pin = parsed;
                 }
                 KEEP_ALIVE => read.keep_alive = Some(self.keep_alive(value)?),
+                RESPONSE_CACHE_TTL => read.response_cache_ttl = Some(self.ttl(value)?),
                 WEIGHT => read.weight = Some(self.weight(value)?),
                 LATENCY_TARGET => read.latency_target = Some(self.latency_target(value)?),
                 _ => self.unused(&format!("parameters.{}", name.escape_debug())),
@@ -135,6 +159,32 @@ impl Checker<'_> {
         seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
             let problem = format_args!("expected seconds from 0 to {MAX_KEEP_ALIVE_S}, got {}", Echo(value));
             self.error(&format!("parameters.{KEEP_ALIVE}"), problem)
+        })
+    }
+
+    /// How answers are kept. A stateful model's depend on more than the question.
+    pub fn response_cache(&mut self, fields: &Fields, read: &Parameters) -> Result<Option<ResponseCaching>> {
+        let ttl = read.response_cache_ttl;
+        if !fields.response_cache.as_ref().is_some_and(|cache| cache.enable) {
+            if ttl.is_some() {
+                self.unused(&format!("parameters.{RESPONSE_CACHE_TTL}"));
+            }
+            return Ok(None);
+        }
+        if fields.sequence_batching.is_some() {
+            let problem =
+                "expected false for a stateful model, whose answers depend on its sequence, got true";
+            return Err(self.error("response_cache.enable", problem));
+        }
+        Ok(Some(ResponseCaching { ttl }))
+    }
+
+    fn ttl(&self, value: &str) -> Result<Duration> {
+        let seconds = value.parse().ok().filter(|seconds: &f64| (0.0..=MAX_TTL_S).contains(seconds));
+        let ttl = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        ttl.filter(|ttl| !ttl.is_zero()).ok_or_else(|| {
+            let problem = format_args!("expected seconds, more than 0 to {MAX_TTL_S}, got {}", Echo(value));
+            self.error(&format!("parameters.{RESPONSE_CACHE_TTL}"), problem)
         })
     }
 

@@ -121,6 +121,7 @@ impl ModelRepository {
             load_check::check(path, library, self.config.model.device, &self.config.load_check)?;
         }
         let mut model = Model::load(found, &self.config.model, &self.cache, &self.host)?;
+        model.keep_answers(&self.responses, &self.host.timer);
         let place = Place { name: name.clone(), version: *version, generation };
         model.depart_by(|scheduler| self.reaper.departure(&self.table, place, scheduler));
         tracing::info!(

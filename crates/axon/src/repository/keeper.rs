@@ -44,6 +44,7 @@ where
                 Work::Over => return,
                 Work::Look(name) => {
                     let found = repository.source.find(&name, None);
+                    repository.enter_found(found.as_deref().unwrap_or_default());
                     residents.0.looked_up(&name, found);
                 }
                 Work::Evict(name) => {
@@ -111,6 +112,9 @@ impl ModelRepository {
         if let Err(error) = super::check_name(name) {
             return Some(Err(error));
         }
+        if version.is_some_and(|version| !residents.may_have(name, version)) {
+            return None;
+        }
         Some(match residents.want(name, Wish::Request, patience) {
             Err(error) => Err(error),
             Ok(Wanted::Ready) => Ok(None),
@@ -153,7 +157,7 @@ impl ModelRepository {
         if residents.set_hints(name, |hints| hints.pinned = pinned) {
             return Ok(());
         }
-        Err(self.table.not_found(name))
+        Err(residents.not_loaded(name, None))
     }
 
     /// In mode `auto`, has the bytes of a model reserved before it is loaded on request; false where it is loaded then

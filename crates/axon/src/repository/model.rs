@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::answers::{Answers, bypasses};
 use super::calm::calmly;
 use super::packing::succeed;
 use super::reaper::Departure;
@@ -15,16 +16,16 @@ use super::sequencer::{Sequencer, Slots};
 use super::ticket::{Place, Ticket};
 use crate::config::{Batching, MAX_TIMEOUT, ModelConfig};
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::{Arranged, Executor, Identity};
+use crate::executor::{Arranged, Executor, Identity, execute_delay};
 use crate::import::ModelCache;
 use crate::metrics::{ModelMetrics, ModelStatistics};
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
 use crate::onnx::ModelFile;
 use crate::plan::{Observed, Plan, reconsider};
 use crate::probe::{Batchable, CurvePoint, Findings};
-use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Parameter};
+use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Sequence};
 use crate::scheduler::{Host, Limits, Output, Replan, Rules, Scheduler, SchedulerConfig};
-use crate::signature::Signature;
+use crate::signature::{Admitted, Signature};
 
 /// A version that is ready.
 pub struct Model {
@@ -42,9 +43,22 @@ pub struct Model {
     statistics: Arc<ModelStatistics>,
     /// For a stateful model.
     sequencer: Option<Sequencer>,
+    /// Where its answers are kept.
+    answers: Option<Arc<Answers>>,
     scheduler: Arc<Scheduler>,
     /// After `scheduler`, so that it drops the last of it.
     departure: Option<Departure>,
+}
+
+/// A request that fits its model.
+pub(super) struct Asked {
+    pub admitted: Admitted,
+    /// The outputs asked for, as indices in the model's order; `None` for all.
+    pub wanted: Option<Vec<usize>>,
+    /// What is to blame if the run fails.
+    pub doubt: Option<Error>,
+    /// How long it may wait.
+    pub timeout: Duration,
 }
 
 /// A version that was read and probed, before its instances start.
@@ -168,6 +182,7 @@ impl Model {
             labels,
             statistics,
             sequencer,
+            answers: None,
             scheduler,
             departure: None,
         })
@@ -263,8 +278,8 @@ impl Model {
         self.scheduler.waiting()
     }
 
-    /// Queues a request; [`Ticket::wake`] then has it run. `reply` is called once with the answer, on another thread,
-    /// and must not block. The request holds a lease on this version until it is answered.
+    /// Queues a request; [`Ticket::wake`] then has it run. `reply` is called once with the answer and must not
+    /// block: on another thread, or before this returns where the answer was kept. The request holds a lease on this version until it is answered.
     ///
     /// # Errors
     /// When the request does not fit or is refused at arrival; `reply` is then not called.
@@ -283,6 +298,24 @@ impl Model {
         admitted.class = self.configuration.dynamic_batching().class(priority);
         let setting = self.config.latency_target.unwrap_or(self.config.request_timeout);
         let timeout = self.configuration.queue_of(admitted.class).timeout(timeout, setting).min(MAX_TIMEOUT);
+        let asked = Asked { admitted, wanted, doubt, timeout };
+        match &self.answers {
+            Some(answers) if !bypasses(&parameters)? => {
+                let answers = Arc::clone(answers);
+                answers.submit(self, asked, Box::new(reply))
+            }
+            _ => self.run(asked, sequence.as_ref(), reply),
+        }
+    }
+
+    /// Queues a request that has a run for itself, as far as others do not share its batch.
+    pub(super) fn run(
+        self: Arc<Self>,
+        asked: Asked,
+        sequence: Option<&Sequence>,
+        reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
+    ) -> Result<Ticket> {
+        let Asked { admitted, wanted, doubt, timeout } = asked;
         let lease = Arc::clone(&self);
         let reply = Box::new(move |answer: Result<Output>| {
             reply(match answer {
@@ -293,9 +326,7 @@ impl Model {
         });
         let place = match &self.sequencer {
             None => Place::Queue(self.scheduler.submit(admitted, timeout, reply)?),
-            Some(sequencer) => {
-                Place::Sequence(sequencer.submit(sequence.as_ref(), admitted, timeout, reply)?)
-            }
+            Some(sequencer) => Place::Sequence(sequencer.submit(sequence, admitted, timeout, reply)?),
         };
         Ok(Ticket::new(self, place))
     }
@@ -306,6 +337,14 @@ impl Model {
 
     pub(super) fn sequencer(&self) -> Option<&Sequencer> {
         self.sequencer.as_ref()
+    }
+
+    pub(super) fn answers(&self) -> Option<&Arc<Answers>> {
+        self.answers.as_ref()
+    }
+
+    pub(super) fn set_answers(&mut self, answers: Arc<Answers>) {
+        self.answers = Some(answers);
     }
 
     fn respond(&self, wanted: Option<&[usize]>, output: Output) -> InferenceResponse {
@@ -351,29 +390,6 @@ fn arrange<E: Executor + 'static>(executors: Vec<E>, fit: &Fit) -> Vec<Box<dyn E
         None => Box::new(executor),
     };
     executors.into_iter().map(arrange).collect()
-}
-
-/// The longest that a request can ask a test executor to take, in milliseconds.
-const MAX_EXECUTE_DELAY_MS: u64 = 60_000;
-
-/// How long a request asks a test executor to take.
-fn execute_delay(parameters: &[(String, Parameter)]) -> Result<Duration> {
-    const KEY: &str = "execute_delay_ms";
-    let Some((_, parameter)) = parameters.iter().find(|(key, _)| key == KEY) else {
-        return Ok(Duration::ZERO);
-    };
-    let milliseconds = match parameter {
-        Parameter::Uint(milliseconds) => Some(*milliseconds),
-        Parameter::Int(milliseconds) => u64::try_from(*milliseconds).ok(),
-        _ => None,
-    };
-    let milliseconds = milliseconds.filter(|milliseconds| *milliseconds <= MAX_EXECUTE_DELAY_MS);
-    milliseconds.map(Duration::from_millis).ok_or_else(|| {
-        Error::invalid(
-            "parameters.execute_delay_ms",
-            format_args!("expected an integer from 0 to {MAX_EXECUTE_DELAY_MS}, got {parameter:?}"),
-        )
-    })
 }
 
 /// The server's settings with what the model's configuration says; the tighter limit of rows counts.

@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use synapse::Allocated;
+
 use super::table::{Place, Table};
 use crate::error::{Error, Result};
 use crate::scheduler::Scheduler;
@@ -52,15 +54,20 @@ impl Remains {
 }
 
 /// Memory that models have left with the allocator. It goes back to the system when nothing has been unloaded for a
-/// moment: a model that comes instead may have it, without a page fault for each of its pages.
+/// moment, or when it is much: a model that comes instead may have it, without a page fault for each of its pages.
 #[derive(Default)]
 struct Freed {
     first: Option<Instant>,
     last: Option<Instant>,
+    /// What was free in the allocator's heaps when it was least, since memory went back.
+    least: u32,
 }
 
 /// How long nothing must have been unloaded.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// The most bytes of freed memory that are kept.
+const MOST: u32 = 48 << 20;
 
 /// The longest that freed memory is kept.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -69,6 +76,12 @@ impl Freed {
     fn note(&mut self, now: Instant) {
         self.first.get_or_insert(now);
         self.last = Some(now);
+    }
+
+    /// Whether more is kept than may be, now that `free` bytes are free in the heaps.
+    fn is_much(&mut self, free: u32) -> bool {
+        self.least = self.least.min(free);
+        free - self.least > MOST
     }
 
     /// How long it is until it goes back; `None` when there is nothing.
@@ -81,7 +94,8 @@ impl Freed {
         if self.last.is_some() {
             synapse::trim();
         }
-        *self = Self::default();
+        let least = Allocated::now().map_or(0, Allocated::free);
+        *self = Self { least, ..Self::default() };
     }
 }
 
@@ -115,6 +129,9 @@ impl Pile {
                 drop(state);
                 remains.give_back();
                 freed.note(Instant::now());
+                if Allocated::now().is_some_and(|allocated| freed.is_much(allocated.free())) {
+                    freed.trim();
+                }
                 state = self.lock();
             } else if state.stopping {
                 state.ended = true;
@@ -207,5 +224,14 @@ mod tests {
         assert_eq!(freed.wait(at(1100)), Some(Duration::ZERO));
         freed.trim();
         assert_eq!(freed.wait(at(1100)), None);
+    }
+
+    #[test]
+    fn no_more_than_so_much_is_kept() {
+        let mut freed = Freed { least: 100, ..Freed::default() };
+        assert!(!freed.is_much(100 + MOST));
+        assert!(freed.is_much(101 + MOST));
+        assert!(!freed.is_much(50), "a model has taken some of what had gone back");
+        assert!(freed.is_much(51 + MOST));
     }
 }

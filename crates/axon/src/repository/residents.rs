@@ -7,6 +7,7 @@
 //! Invariants: nothing of this is held while a model is loaded or unloaded; every waiter is answered once, at his deadline
 //! at the latest; the lock is held for a few lines and no other is taken under it but the table's, for reading.
 
+mod files;
 mod measuring;
 mod refusal;
 mod report;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::host_memory::{HostMemory, resident_bytes};
 use super::scan::Found;
-use super::table::{Place, Table};
+use super::table::{Place, Table, model_not_found};
 use crate::config::ServerConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::residency::{Cause, CopyId, Decision, Hints, ModelId, Residency, Rules, Step, Wish};
@@ -81,6 +82,8 @@ pub(super) struct Desk {
     is_first: bool,
     /// What each model's configuration wished when it was last read: only a change of that counts.
     wishes: BTreeMap<ModelId, Hints>,
+    /// The versions of each model, when it was last looked at.
+    versions: BTreeMap<ModelId, Vec<u64>>,
     /// Models that have made way for others.
     evictions: u64,
     /// Models that nobody has used for as long as they are kept.
@@ -128,6 +131,7 @@ impl Residents {
             disturbances: 0,
             is_first: true,
             wishes: BTreeMap::new(),
+            versions: BTreeMap::new(),
             evictions: 0,
             expired: 0,
             closed: false,
@@ -250,7 +254,7 @@ impl Residents {
         let mut desk = self.lock();
         let error = match found {
             Err(error) => error,
-            Ok(found) if found.is_empty() => self.table.not_found(name),
+            Ok(found) if found.is_empty() => model_not_found(name, desk.ids.keys()),
             Ok(found) => match desk.enter(&found, now) {
                 None => overloaded(name, Duration::from_secs(1)),
                 Some(id) => {
@@ -323,13 +327,8 @@ impl Residents {
             desk.residency.failed(id, now);
             let retry_at = desk.residency.view(id, now).and_then(|view| view.retry_at);
             retry_after = retry_at.map(|at| at.saturating_duration_since(now));
-            if error.kind() == ErrorKind::ModelNotFound && desk.residency.remove(id) {
-                // It was taken out of the repository; should it come back, it is looked up.
-                desk.ids.remove(name);
-                desk.names.remove(&id);
-                desk.failures.remove(&id);
-                desk.wishes.remove(&id);
-            } else {
+            // Taken out of the repository, it is looked up should it come back.
+            if error.kind() != ErrorKind::ModelNotFound || !desk.forget(name, id) {
                 desk.failures.insert(id, Arc::new(error.clone()));
             }
         }
@@ -416,16 +415,6 @@ impl Desk {
         self.next_id += 1;
         self.ids.insert(name.to_owned(), id);
         self.names.insert(id, name.to_owned());
-        Some(id)
-    }
-
-    /// Enters a model; `None` when there are too many.
-    fn enter(&mut self, versions: &[Found], now: Instant) -> Option<ModelId> {
-        let first = versions.first()?;
-        let id = self.number(&first.name)?;
-        let hints = wishes(&first.configuration);
-        self.wishes.insert(id, hints);
-        self.residency.add(id, foretold(versions.iter().map(file_bytes).sum()), hints, now);
         Some(id)
     }
 

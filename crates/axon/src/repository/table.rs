@@ -180,6 +180,7 @@ impl Table {
         rows.leave(&leaving);
         drop(rows);
         // Without the lock: the last lease on a model may be among these.
+        forget_answers(&leaving);
         drop(leaving);
         failed
     }
@@ -198,6 +199,8 @@ impl Table {
         let versions = rows.models.get_mut(name)?;
         let leaving: Vec<_> = versions.values_mut().filter_map(Version::retire).collect();
         rows.leave(&leaving);
+        drop(rows);
+        forget_answers(&leaving);
         Some(leaving)
     }
 
@@ -297,15 +300,7 @@ impl Table {
                 let reason = Reason::VersionNotReady(name.to_owned(), version);
                 Err(not_ready(name, version, state).because(reason))
             }
-            None => {
-                let known = echo_versions(versions);
-                Err(Error::new(
-                    ErrorKind::ModelNotFound,
-                    format!("version {version} of model {} is not here; expected one of {known}", Echo(name)),
-                )
-                .with_field("model_version")
-                .because(Reason::UnknownVersion(name.to_owned(), version)))
-            }
+            None => Err(version_not_found(name, version, versions.keys())),
         }
     }
 
@@ -366,6 +361,11 @@ fn replace(versions: &mut Versions, tried: Vec<Tried>) -> Vec<Arc<Model>> {
     leaving
 }
 
+/// Drops the answers that are kept of models that are leased no more.
+fn forget_answers(leaving: &[Arc<Model>]) {
+    leaving.iter().filter_map(|model| model.answers()).for_each(|answers| answers.forget());
+}
+
 /// Notes what failed where an earlier load goes on serving.
 fn keep(versions: &mut Versions, tried: Vec<Tried>) {
     for Tried { version, outcome } in tried {
@@ -407,7 +407,8 @@ fn find_model<'a>(models: &'a BTreeMap<String, Versions>, name: &'a str) -> Resu
     Ok((name, versions))
 }
 
-fn model_not_found<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+/// That a model is not here, as [`Table::lease`] says it.
+pub(super) fn model_not_found<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
     let known = echo_names(known.map(String::as_str));
     Error::new(ErrorKind::ModelNotFound, format!("model {} is not here; expected one of {known}", Echo(name)))
         .with_field("model_name")
@@ -426,9 +427,16 @@ fn not_ready(name: &str, version: u64, state: &State) -> Error {
     }
 }
 
-fn echo_versions(versions: &Versions) -> String {
-    let versions: Vec<String> = versions.keys().map(u64::to_string).collect();
-    echo_names(versions.iter().map(String::as_str))
+/// That a version is not here, as [`Table::lease`] says it.
+pub(super) fn version_not_found<'a>(name: &str, version: u64, known: impl Iterator<Item = &'a u64>) -> Error {
+    let known: Vec<String> = known.map(u64::to_string).collect();
+    let known = echo_names(known.iter().map(String::as_str));
+    Error::new(
+        ErrorKind::ModelNotFound,
+        format!("version {version} of model {} is not here; expected one of {known}", Echo(name)),
+    )
+    .with_field("model_version")
+    .because(Reason::UnknownVersion(name.to_owned(), version))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::model::Model;
 use super::sequencer::Entered;
 use crate::error::{Error, Result};
 use crate::request::InferenceResponse;
+use crate::response_cache::Member;
 use crate::scheduler::Accepted;
 
 /// Where an accepted request waits.
@@ -17,6 +18,10 @@ pub(super) enum Place {
     Queue(Accepted),
     /// For its turn in its sequence.
     Sequence(Entered),
+    /// For the run of a question, which others may wait for too.
+    Flight(Member),
+    /// It has its answer.
+    Answered,
 }
 
 /// An accepted request.
@@ -37,7 +42,9 @@ impl Ticket {
     /// Wakes an instance for the request, and for what was queued with it.
     pub fn wake(&mut self) {
         self.is_woken = true;
-        self.model.scheduler().wake();
+        if !matches!(self.place, Place::Answered) {
+            self.model.scheduler().wake();
+        }
     }
 
     /// Leaves it to the caller to have an instance woken, once for all that came together.
@@ -52,6 +59,12 @@ impl Ticket {
         self.is_woken = true;
         match &self.place {
             Place::Queue(accepted) => self.model.scheduler().cancel(accepted),
+            Place::Flight(member) => {
+                if let Some(answers) = self.model.answers() {
+                    answers.cancel(*member);
+                }
+            }
+            Place::Answered => {}
             Place::Sequence(entered) => {
                 if let Some(sequencer) = self.model.sequencer() {
                     sequencer.cancel(entered);

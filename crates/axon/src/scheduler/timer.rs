@@ -33,7 +33,19 @@ struct AlarmState {
     stopped: bool,
 }
 
-struct Alarm(Reverse<Instant>, Weak<Shared>);
+struct Alarm(Reverse<Instant>, Weak<dyn Alarmed>);
+
+/// What is told that its moment has come.
+pub(crate) trait Alarmed: Send + Sync {
+    /// Answers what is due and arms its next moment.
+    fn ring(self: Arc<Self>);
+}
+
+impl Alarmed for Shared {
+    fn ring(self: Arc<Self>) {
+        ring(&self);
+    }
+}
 
 impl PartialEq for Alarm {
     fn eq(&self, other: &Self) -> bool {
@@ -70,7 +82,8 @@ impl Timer {
         Ok(Arc::new(Self { alarms, thread: Mutex::new(Some(thread)), process: std::process::id() }))
     }
 
-    fn wake_at(&self, at: Instant, queue: Weak<Shared>) {
+    /// Tells `queue` at `at`, if it is still there.
+    pub(crate) fn wake_at(&self, at: Instant, queue: Weak<dyn Alarmed>) {
         let mut state = self.alarms.state.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = state.heap.peek().is_none_or(|alarm| at < alarm.0.0);
         state.heap.push(Alarm(Reverse(at), queue));
@@ -120,7 +133,7 @@ fn wait(alarms: &Alarms) {
         let queue = state.heap.pop().and_then(|alarm| alarm.1.upgrade());
         drop(state);
         if let Some(queue) = queue {
-            ring(&queue);
+            queue.ring();
         }
         state = alarms.state.lock().unwrap_or_else(PoisonError::into_inner);
     }
@@ -144,6 +157,7 @@ pub(super) fn arm(shared: &Arc<Shared>, state: &mut State) {
     let Some(deadline) = state.batcher.next_wake(Instant::now()) else { return };
     if state.armed.is_none_or(|armed| deadline < armed) {
         state.armed = Some(deadline);
-        shared.timer.wake_at(deadline, Arc::downgrade(shared));
+        let queue: Arc<dyn Alarmed> = Arc::<Shared>::clone(shared);
+        shared.timer.wake_at(deadline, Arc::downgrade(&queue));
     }
 }

@@ -47,7 +47,6 @@ fn what_answers_do_not_depend_on_is_kept_with_a_warning() {
     check("cc_model_filenames { key: \"8.0\" value: \"x\" }", "cc_model_filenames");
     check("metric_tags { key: \"a\" value: \"b\" }", "metric_tags");
     check("model_warmup { name: \"w\" batch_size: 1 }", "model_warmup");
-    check("response_cache { enable: true }", "response_cache");
     check("model_metrics { }", "model_metrics");
     check(
         "parameters { key: \"intra_op_thread_count\" value { string_value: \"2\" } }",
@@ -70,6 +69,41 @@ fn what_answers_do_not_depend_on_is_kept_with_a_warning() {
     check("instance_group { profile: \"p\" }", "instance_group[0].profile");
     check("instance_group { host_policy: \"p\" }", "instance_group[0].host_policy");
     check("input { name: \"x\" data_type: TYPE_FP32 dims: 1 format: FORMAT_NHWC }", "input[0].format");
+}
+
+#[test]
+fn answers_are_kept_where_that_is_asked_for() {
+    let ttl = |seconds: &str| {
+        format!("parameters {{ key: \"axon_response_cache_ttl_s\" value {{ string_value: \"{seconds}\" }} }}")
+    };
+    let enabled = "response_cache { enable: true }";
+    let kept = |ttl: Option<f64>| Some(ResponseCaching { ttl: ttl.map(Duration::from_secs_f64) });
+    let check = |configuration: ModelConfiguration, expected| {
+        assert_eq!(configuration.response_cache(), expected);
+        assert_eq!(configuration.warnings(), [""; 0]);
+    };
+    check(pbtxt(""), None);
+    check(pbtxt("response_cache { enable: false }"), None);
+    check(pbtxt(enabled), kept(None));
+    check(pbtxt(&format!("{enabled} {}", ttl("1.5"))), kept(Some(1.5)));
+    check(toml("response_cache = true"), kept(None));
+    check(toml("response_cache = false"), None);
+    check(toml("[response_cache]"), kept(None));
+    check(toml("[response_cache]\nttl_s = 60"), kept(Some(60.0)));
+    check(toml("[response_cache]\nenable = false"), None);
+    assert_eq!(pbtxt(&ttl("1")).warnings().len(), 1, "a time without a cache does nothing");
+    for wrong in ["0", "-1", "x", "inf", "315360001"] {
+        let message = pbtxt_error(&format!("{enabled} {}", ttl(wrong)));
+        let expected =
+            "parameters.axon_response_cache_ttl_s: expected seconds, more than 0 to 315360000, got";
+        assert!(message.ends_with(&format!("{expected} `{wrong}`")), "{message}");
+    }
+    let stateful = format!("max_batch_size: 4 sequence_batching {{ direct {{ }} }} {enabled}");
+    let message = pbtxt_error(&stateful);
+    assert!(message.contains("response_cache.enable: expected false for a stateful model"), "{message}");
+    let error = ModelConfiguration::from_toml("[response_cache]\nttl = 1").unwrap_err();
+    let expected = "model.toml:2:1: response_cache.`ttl`: unknown key; did you mean `ttl_s`";
+    assert_eq!(error.message(), expected);
 }
 
 #[test]
