@@ -107,7 +107,7 @@ struct Arguments {
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
     /// The file that declares aliases of models, by default aliases.toml in the folder of models if it is there; read again
-    /// on request, and in mode poll when it changes
+    /// on request, and in modes poll and auto when it changes
     #[arg(long, value_name = "FILE")]
     aliases: Option<PathBuf>,
     /// The bytes that loaded models may take together in mode auto, such as 8GiB or 500MB; by default what the host or the

@@ -86,8 +86,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--aliases",
         metavar="FILE",
-        help="file that declares aliases of models; read again on request, and in mode poll when it changes (default: "
-        "aliases.toml in the folder of models, if it is there)",
+        help="file that declares aliases of models; read again on request, and in modes poll and auto when it changes "
+        "(default: aliases.toml in the folder of models, if it is there)",
     )
     parser.add_argument(
         "--memory-budget",

@@ -1,4 +1,4 @@
-//! The file that declares aliases: read at start, on demand, and when it has changed in mode `poll`.
+//! The file that declares aliases: read at start, on demand, and when it has changed in modes `poll` and `auto`.
 //!
 //! What the file declares takes effect as a whole and at one moment, or not at all. Aliases that a request has set stay
 //! until the file declares them too.
