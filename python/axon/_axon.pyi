@@ -40,6 +40,7 @@ class NativeConfig(TypedDict):
     memory_budget: int | None
     eviction_policy: str
     repository_poll_s: int
+    aliases: str | None
     load_check: str
     load_check_s: int
     load_check_bytes: int | None

@@ -29,6 +29,7 @@ class Loading:
             time of loading) or "lru" (those that were used longest ago, to compare with).
         load_models: The models to load at start when `control` is "explicit".
         poll_s: Seconds between two looks at the repository when `control` is "poll"; 0 leaves it to the system to tell.
+        aliases: The file that declares aliases; None is `aliases.toml` of a folder of models, where there is one.
         check: Which models are loaded for trial in a process of their own: "always", "first" or "off".
         check_s: Seconds that a trial may take; large models are given more.
         check_bytes: Bytes of address space that a trial may take; None chooses by the model's size.
@@ -45,6 +46,7 @@ class Loading:
     eviction_policy: str = "value"
     load_models: Sequence[str] = ()
     poll_s: int = 15
+    aliases: str | None = None
     check: str = "off"
     check_s: int = 60
     check_bytes: int | None = None
@@ -130,6 +132,7 @@ class ModelConfig:
             "memory_budget": loading.memory_budget,
             "eviction_policy": loading.eviction_policy,
             "repository_poll_s": loading.poll_s,
+            "aliases": loading.aliases,
             "load_check": loading.check,
             "load_check_s": loading.check_s,
             "load_check_bytes": loading.check_bytes,

@@ -90,6 +90,7 @@ pub struct NativeConfig {
     memory_budget: Option<u64>,
     eviction_policy: String,
     repository_poll_s: u64,
+    aliases: Option<PathBuf>,
     load_check: String,
     load_check_s: u64,
     load_check_bytes: Option<u64>,
@@ -115,6 +116,7 @@ impl NativeConfig {
                 .map_err(|problem| Error::invalid("eviction_policy", problem))?,
             lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
+            aliases: self.aliases,
             load_check: LoadCheckConfig {
                 mode: self.load_check.parse().map_err(|problem| Error::invalid("load_check", problem))?,
                 command: self.load_check_command,

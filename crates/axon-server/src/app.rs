@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use axon::alias::Routed;
 use axon::config::{Device, Metrics};
 use axon::metrics::Observed;
 use axon::repository::Model;
@@ -60,10 +61,11 @@ pub(crate) struct App {
 
 impl App {
     /// Asks a model, and notes in `observed` and `span` how it ran. Dropping the future takes the request out of the
-    /// queue.
+    /// queue. `routed` is the alias that has led to the model, if one has.
     pub async fn ask(
         &self,
         request: InferenceRequest,
+        routed: Option<&Routed>,
         observed: &mut Observed,
         span: &Span,
     ) -> Result<InferenceResponse> {
@@ -71,7 +73,10 @@ impl App {
         let (sender, receiver) = oneshot::channel();
         let answers = Arc::clone(&self.answers);
         let reply = move |answer| answers.push(sender, answer);
-        let mut ticket = self.server.submit_when_loaded(request, reply).await?;
+        let mut ticket = match routed {
+            None => self.server.submit_when_loaded(request, reply).await?,
+            Some(routed) => self.server.submit_routed(routed.clone(), request, reply).await?,
+        };
         self.wakes.push(ticket.leave_wake());
         let response = ticket.finish(receiver).await?;
         observed.ran(response.timing);

@@ -1,9 +1,11 @@
 //! The protocol over HTTP: which verb a request asks for, and how its answer is told.
 
+mod aliases;
 mod infer;
 
 use std::sync::Arc;
 
+use axon::alias::Routed;
 use axon::metrics::{Code, Observed, Protocol};
 use axon::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -98,8 +100,16 @@ async fn answer(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<F
     };
     match route {
         Route::Model { name, version, verb } if verb.infers() => {
+            let routed = match aliases::route(app, name, version, &head.headers) {
+                Ok(routed) => routed,
+                Err(error) => return Ok(lost(app, &error, head.uri.path())),
+            };
+            let (name, version) = match &routed {
+                Some(routed) => (routed.to().model.as_str(), routed.to().version),
+                None => (name, version),
+            };
             let mut observed = app.server.observe(Protocol::Http, Some(name), version);
-            let asked = Asked { head: &head, present, name, version };
+            let asked = Asked { head: &head, present, name, version, routed: routed.as_ref() };
             let span = infer::span(app, asked, verb);
             observed.set_trace(span.kept_trace());
             let answered = infer::answer(app, asked, verb, incoming, (&mut observed, &span)).await;
@@ -131,7 +141,8 @@ async fn other(
         Route::Server => document(&verbs::server_metadata(app)),
         Route::AllStatistics => document(&json!({ "model_stats": verbs::statistics(app, "", None)? })),
         Route::Model { name, version, verb } => {
-            let answered = model(app, Asked { head, present, name, version }, verb, incoming).await;
+            let asked = Asked { head, present, name, version, routed: None };
+            let answered = model(app, asked, verb, incoming).await;
             Ok(answered.unwrap_or_else(|error| {
                 log_failure(&error, Some(name), None, &Span::none());
                 refusal(app, &error, Context { model: name, id: None })
@@ -147,6 +158,7 @@ async fn other(
         }
         Route::Metrics => metrics::answer(app, &head.headers).await,
         Route::Residency => document(&residency::report(app)),
+        Route::Aliases | Route::Alias(_) => aliases::answer(app, &route, (head, present), incoming).await,
         Route::OpenApi => document(&openapi::document(&verbs::ready_models(app))),
         Route::SharedMemory { kind, region, verb } => {
             let body = plain_body(app, present, incoming).await?;
@@ -221,10 +233,12 @@ struct Asked<'a> {
     present: Present<'a>,
     name: &'a str,
     version: Option<u64>,
+    /// Where the alias leads that was asked for, if one was: to that name and version.
+    routed: Option<&'a Routed>,
 }
 
 async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming) -> Result<Response<Frames>> {
-    let Asked { head, present, name, version } = asked;
+    let Asked { head, present, name, version, .. } = asked;
     match verb {
         ModelVerb::Metadata => {
             app.server.loaded_model(name, version, None).await?;
@@ -238,7 +252,8 @@ async fn model(app: &App, asked: Asked<'_>, verb: ModelVerb, incoming: Incoming)
         ModelVerb::Recent => document(&overview::recent(app, name, version)?),
         ModelVerb::Statistics => document(&json!({ "model_stats": verbs::statistics(app, name, version)? })),
         ModelVerb::TraceSetting => {
-            document(&admin::trace(app, Some(name), change(app, head, present, incoming).await?)?)
+            let traced = verbs::main_destination(app, name)?.model;
+            document(&admin::trace(app, Some(&traced), change(app, head, present, incoming).await?)?)
         }
         ModelVerb::Config => {
             app.server.loaded_model(name, version, None).await?;

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 
-/// Fails while a version does not take requests: the next request would fail so.
+/// Fails while a version, or a target of an alias, does not take requests: the next request would fail so.
 pub(crate) fn model_ready(app: &App, name: &str, version: Option<u64>) -> Result<()> {
-    app.server.model(name, version)?;
+    for to in app.server.destinations(name, version)? {
+        app.server.model(&to.model, to.version)?;
+    }
     if app.server.is_stopping() { Err(Error::shutting_down()) } else { Ok(()) }
 }
 

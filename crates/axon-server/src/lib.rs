@@ -5,6 +5,7 @@
 
 pub mod access;
 mod admin;
+mod aliases;
 pub mod announce;
 mod answers;
 mod app;

@@ -106,6 +106,10 @@ struct Arguments {
     /// A model to load at start in mode explicit; may come several times; `*` is all
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
+    /// The file that declares aliases of models, by default aliases.toml in the folder of models if it is there; read again
+    /// on request, and in mode poll when it changes
+    #[arg(long, value_name = "FILE")]
+    aliases: Option<PathBuf>,
     /// The bytes that loaded models may take together in mode auto, such as 8GiB or 500MB; by default what the host or the
     /// cgroup has, less a tenth of that, or 256 MiB where that is more
     #[arg(long, value_name = "SIZE", value_parser = axon_server::size)]
@@ -255,6 +259,7 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
+    options.config.aliases = arguments.aliases;
     options.config.eviction_policy = arguments.eviction_policy;
     let answers = usize::try_from(arguments.cache.response_cache_size).unwrap_or(usize::MAX);
     options.config.response_cache = ResponseCacheSize(answers);

@@ -53,6 +53,10 @@ pub enum Route<'a> {
     Metrics,
     /// `/v2/residency`
     Residency,
+    /// `/v2/aliases`
+    Aliases,
+    /// `/v2/aliases/A`
+    Alias(&'a str),
     /// `/openapi.json`
     OpenApi,
     /// `/v2/axon/overview`
@@ -139,7 +143,8 @@ impl Route<'_> {
             },
             Self::Repository { .. }
             | Self::SharedMemory { verb: MemoryVerb::Register | MemoryVerb::Unregister, .. } => "POST",
-            Self::TraceSetting | Self::Logging => "GET, HEAD, POST",
+            Self::TraceSetting | Self::Logging | Self::Aliases => "GET, HEAD, POST",
+            Self::Alias(_) => "GET, HEAD, PUT, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -203,6 +208,8 @@ fn parse_v2<'a>(segments: &[&'a str], path: &'a str) -> Result<Route<'a>> {
         ["trace", "setting"] => Ok(Route::TraceSetting),
         ["logging"] => Ok(Route::Logging),
         ["residency"] => Ok(Route::Residency),
+        ["aliases"] => Ok(Route::Aliases),
+        ["aliases", name] if !name.is_empty() => Ok(Route::Alias(name)),
         ["axon", "overview"] => Ok(Route::Overview),
         ["models", "stats"] => Ok(Route::AllStatistics),
         ["models", name, "versions", version, rest @ ..] if !name.is_empty() => {
@@ -319,6 +326,8 @@ mod tests {
         check("/v2/repository/index", repository(None, RepositoryVerb::Index));
         check("/v2/repository/r/index", repository(Some("r"), RepositoryVerb::Index));
         check("/v2/residency", Route::Residency);
+        check("/v2/aliases", Route::Aliases);
+        check("/v2/aliases/prod", Route::Alias("prod"));
         check("/v2/repository/models/m/pin", repository(None, RepositoryVerb::Keep("m", Keep::Pin)));
         check("/v2/repository/models/m/load", repository(None, RepositoryVerb::Load("m")));
         check("/v2/repository/r/models/m/unload", repository(Some("r"), RepositoryVerb::Unload("m")));
@@ -359,6 +368,8 @@ mod tests {
             "/v2/models/m/x",
             "/v2/models/m/versions/1/trace/setting",
             "/v2/repository",
+            "/v2/aliases/",
+            "/v2/aliases/a/b",
             "/v2/repository//index",
             "/v2/systemsharedmemory/register",
         ] {
@@ -383,6 +394,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::MethodNotAllowed);
         }
         assert!(route(&Method::HEAD, "/v2/health/live").is_ok());
+        assert!(route(&Method::PUT, "/v2/aliases/prod").is_ok());
+        assert!(route(&Method::DELETE, "/v2/aliases").is_err());
         assert!(route(&Method::POST, "/v2").is_err());
     }
 }

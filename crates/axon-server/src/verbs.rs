@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use axon::alias::Destination;
 use axon::error::echo_names;
 use axon::metrics::{BatchStatistics, DurationCounter};
 use axon::reason::Reason;
@@ -80,8 +81,23 @@ pub(crate) fn model_metadata(app: &App, name: &str, version: Option<u64>) -> Res
     })
 }
 
-/// The statistics of one version, of all versions of a model, or of all models for an empty name.
+/// The model that a name leads to, or that of the largest weight where there are several.
+pub(crate) fn main_destination(app: &App, name: &str) -> Result<Destination> {
+    let first = app.server.destinations(name, None)?.into_iter().next();
+    first.ok_or_else(|| Error::internal("a name leads nowhere"))
+}
+
+/// The statistics of one version, of all versions of a model, of all targets of an alias, or of all models for an empty
+/// name.
 pub(crate) fn statistics(app: &App, name: &str, version: Option<u64>) -> Result<Vec<ModelStatistics>> {
+    let mut all = Vec::new();
+    for Destination { model, version } in app.server.destinations(name, version)? {
+        all.extend(statistics_of(app, &model, version)?);
+    }
+    Ok(all)
+}
+
+fn statistics_of(app: &App, name: &str, version: Option<u64>) -> Result<Vec<ModelStatistics>> {
     let ready: Vec<Arc<Model>> = app
         .server
         .models()

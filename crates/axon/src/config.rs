@@ -22,6 +22,15 @@ pub enum Device {
 }
 
 impl Device {
+    /// ONNX Runtime's name of what runs models on it.
+    #[must_use]
+    pub const fn provider(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPUExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+        }
+    }
+
     /// The name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -395,6 +404,8 @@ pub struct ServerConfig {
     /// How often the repository is looked at in [`ControlMode::Poll`], whether or not the system tells of changes; zero
     /// leaves it to the system.
     pub poll_interval: PollInterval,
+    /// The file that declares aliases; `None` takes `aliases.toml` of a folder of models, where there is one.
+    pub aliases: Option<PathBuf>,
 }
 
 /// Bytes of answers that are kept.

@@ -6,6 +6,7 @@
 //! Data flows one way, and answers come back as values: [`server`] → [`repository`] → [`scheduler`]
 //! ([`batcher`]) → [`executor`] → [`onnx`].
 
+pub mod alias;
 pub mod batcher;
 pub mod config;
 pub mod error;

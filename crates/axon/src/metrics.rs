@@ -23,6 +23,6 @@ pub use observed::{Observed, Shared};
 pub use outcome::{CODES, Code, Outcome, Protocol};
 pub use registry::{Registry, Series, UNKNOWN};
 pub use requests::{DEFAULT_TARGET, Ended, ModelMetrics, ModelSnapshot, Observations};
-pub use scale::Scale;
+pub use scale::{DURATIONS, Scale};
 pub use slowest::{KEPT, SlowRequest, Slowest, WINDOW};
 pub use statistics::{BatchStatistics, DurationCounter, ModelStatistics, Phases};

@@ -24,6 +24,7 @@ mod overrides;
 mod packing;
 mod reaper;
 mod recall;
+mod reserved;
 mod residents;
 mod scan;
 mod sequencer;
@@ -35,8 +36,8 @@ mod turns;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
@@ -49,6 +50,7 @@ use crate::scheduler::{Host, Timer};
 use answers::Responses;
 use keeper::Keeping;
 use reaper::Reaper;
+use reserved::Reserved;
 use residents::Residents;
 use source::Source;
 use table::Table;
@@ -145,6 +147,7 @@ pub struct ModelRepository {
     metrics: Registry,
     /// The answers that are kept of models whose owners ask for that.
     responses: Arc<Responses>,
+    reserved: OnceLock<Reserved>,
     /// Last, so that it gives back what the others drop.
     reaper: Reaper,
 }
@@ -204,6 +207,7 @@ impl ModelRepository {
             host: Host { timer: Timer::start()?, lanes },
             loads: AtomicU64::new(0),
             keeping,
+            reserved: OnceLock::new(),
             reaper: Reaper::start()?,
         })
     }

@@ -10,6 +10,8 @@
 //! # }
 //! ```
 
+mod alias_file;
+mod aliased;
 mod resident;
 
 use std::path::Path;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::alias::Aliases;
 use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Error, Result};
 use crate::metrics::{Observed, Protocol, Series};
@@ -29,6 +32,8 @@ use crate::repository::{
 use crate::request::{InferenceRequest, InferenceResponse};
 use crate::response_cache::CacheReport;
 use crate::signature::Signature;
+use alias_file::AliasFile;
+use aliased::routed_model;
 use resident::waited;
 
 /// How long [`InferenceServer::close`] waits for what has been accepted.
@@ -42,6 +47,9 @@ pub struct InferenceServer {
 
 struct Inner {
     repository: ModelRepository,
+    aliases: Arc<Aliases>,
+    /// Where aliases are declared.
+    alias_file: AliasFile,
     /// All models that were found have been tried.
     loaded: AtomicBool,
     /// No longer ready; what is on its way is still taken.
@@ -146,15 +154,24 @@ impl InferenceServer {
     /// [`ErrorKind::InvalidModel`](crate::ErrorKind) when the path cannot be read, and as for a wrong setting.
     pub fn announce(path: &Path, config: ServerConfig) -> Result<(Self, Vec<Found>)> {
         let (control, interval) = (config.control, config.poll_interval);
+        let alias_file = AliasFile::new(path, config.aliases.as_deref());
         let (repository, found) = ModelRepository::open(path, config)?;
+        let aliases = Arc::new(Aliases::default());
+        repository.reserve_names({
+            let aliases = Arc::clone(&aliases);
+            move |name| aliases.leads(name)
+        });
         let inner = Inner {
             repository,
+            aliases,
+            alias_file,
             loaded: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             watcher: Mutex::default(),
         };
         let server = Self { inner: Arc::new(inner) };
+        server.declare_at_start()?;
         if let Some(kept) = server.inner.repository.kept() {
             let inner = Arc::downgrade(&server.inner);
             keep(kept, move || inner.upgrade())?;
@@ -168,6 +185,7 @@ impl InferenceServer {
     /// Starts to follow the repository. The thread holds the server only while it looks.
     fn follow(&self, interval: Duration) -> Result<()> {
         let mut changes = self.inner.repository.changes();
+        let mut seen = self.inner.alias_file.seen();
         let inner = Arc::downgrade(&self.inner);
         let look = move |events: &mut Events| {
             let Some(inner) = inner.upgrade().filter(|inner| !inner.stopping.load(Ordering::Acquire)) else {
@@ -177,8 +195,13 @@ impl InferenceServer {
                 return Look::Moving;
             }
             // Before the look, so that nothing happens unseen between the two.
-            events.watch(&inner.repository.folders());
-            if inner.repository.follow(&mut changes) { Look::Moving } else { Look::Still }
+            let mut folders = inner.repository.folders();
+            folders.extend(inner.alias_file.folder());
+            events.watch(&folders);
+            let is_moving = inner.repository.follow(&mut changes);
+            // The models of a new alias come first.
+            let is_moving = is_moving || Self { inner }.follow_aliases(&mut seen);
+            if is_moving { Look::Moving } else { Look::Still }
         };
         let watcher = Watcher::start(interval, look)?;
         *self.inner.watcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher);
@@ -265,13 +288,15 @@ impl InferenceServer {
     /// Any [`ErrorKind`](crate::ErrorKind); the message names the field that is wrong.
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let mut request = request.into();
+        let mut routed = self.take_route(&mut request)?;
         let observed = self.observe_in_process(&request);
-        let (model, load) = match self.load_first(&mut request).await {
+        let (model, load) = match self.load_routed(&mut routed, &mut request).await {
             Ok((model, load)) => (Ok(model), load),
             Err(error) => (Err(error), Duration::ZERO),
         };
         let (sender, receiver) = oneshot::channel();
-        let ticket = submit_counted(observed, model, request, move |answer| drop(sender.send(answer)))?;
+        let reply = self.watched(routed.clone(), &request, move |answer| drop(sender.send(answer)));
+        let ticket = submit_counted(observed, routed_model(routed.as_ref(), model), request, reply)?;
         ticket.finish(receiver).await.map(|response| waited(response, load))
     }
 
@@ -285,8 +310,13 @@ impl InferenceServer {
         request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
+        let mut request = request;
+        let mut routed = self.take_route(&mut request)?;
         let observed = self.observe_in_process(&request);
-        submit_counted(observed, self.lease(&request), request, reply)
+        let model = self.lease_routed(&mut routed, &mut request);
+        let reply = self.watched(routed.clone(), &request, reply);
+        let model = routed_model(routed.as_ref(), model);
+        submit_counted(observed, model, request, reply)
     }
 
     fn observe_in_process(&self, request: &InferenceRequest) -> Observed {
@@ -328,12 +358,18 @@ impl InferenceServer {
         self.inner.repository.entries()
     }
 
-    /// A lease on a version that is ready; an empty name is the only model.
+    /// A lease on a version that is ready; an empty name is the only model, an alias is its target of the largest weight.
     ///
     /// # Errors
     /// [`ErrorKind::ModelNotFound`](crate::ErrorKind) or [`ErrorKind::ModelNotReady`](crate::ErrorKind).
     pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
-        self.inner.repository.lease(name, version)
+        match self.main_target(name, version)? {
+            None => self.inner.repository.lease(name, version),
+            Some(to) => {
+                let model = self.inner.repository.lease(&to.model, to.version);
+                model.map_err(|error| aliased::within(name, &to, error))
+            }
+        }
     }
 
     /// What a model takes and gives.
@@ -342,8 +378,9 @@ impl InferenceServer {
     /// As for [`InferenceServer::model`].
     pub fn metadata(&self, name: &str, version: Option<u64>) -> Result<ModelMetadata> {
         let model = self.model(name, version)?;
-        let versions = match version {
-            Some(version) => vec![version],
+        let said = self.main_target(name, version)?.and_then(|to| to.version);
+        let versions = match version.or(said) {
+            Some(_) => vec![model.version()],
             None => self.inner.repository.ready_versions(model.name()),
         };
         Ok(ModelMetadata {

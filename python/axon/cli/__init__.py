@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from axon import __version__
-from axon.cli import add, bench, cache, examine, explain, infer, inspect, residency, serve, simulate, top
+from axon.cli import add, alias, bench, cache, examine, explain, infer, inspect, residency, serve, simulate, top
 from axon.cli.options import in_options
 from axon.cli.parser import Parser
 from axon.errors import AxonError, InvalidRequest
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add.add_to(commands)
     cache.add_to(commands)
     residency.add_to(commands)
+    alias.add_to(commands)
     examine.add_to(commands)
     top.add_to(commands)
     try:

@@ -44,23 +44,35 @@ def ask(url: str, path: str, member: str, trust: Trust) -> dict[str, Any]:
     return document
 
 
-def tell(url: str, path: str, *, timeout_s: float, trust: Trust) -> None:
-    """Have the server at `url`, which `trust` is about, do what `path` says; wait `timeout_s` seconds for it at most.
+def tell(  # noqa: PLR0913 - what may be said
+    url: str, path: str, *, timeout_s: float, trust: Trust, method: str = "POST", body: object = None
+) -> Any:  # noqa: ANN401 - JSON is anything
+    """Have the server at `url` do what `path` says, and wait `timeout_s` seconds for it at most; return its JSON.
+
+    Args:
+        url: The server, with or without a scheme.
+        path: Below the server's address, without a slash in front.
+        timeout_s: Seconds to wait for the answer.
+        trust: Whom to take for it over TLS.
+        method: The method of HTTP.
+        body: What is sent as JSON; nothing when None.
 
     Raises:
         InvalidRequest: `trust` is of no use for `url`.
         AxonError: The server cannot be asked or refuses.
     """
-    _exchange(base_of(url), "POST", path, timeout_s, trust)
+    return _exchange(base_of(url), method, path, timeout_s, trust, body)
 
 
-def _exchange(base: str, method: str, path: str, timeout_s: float, trust: Trust) -> Any:  # noqa: ANN401 - JSON is anything
+def _exchange(  # noqa: PLR0913, PLR0917 - what an exchange is made of
+    base: str, method: str, path: str, timeout_s: float, trust: Trust, body: object = None
+) -> Any:  # noqa: ANN401 - JSON is anything
     import httpx2  # noqa: PLC0415 - the command line starts without it
 
     trust.check(base)
     verify = True if trust.is_default else trust.context()
     try:
-        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s, verify=verify)
+        response = httpx2.request(method, f"{base}/{path}", timeout=timeout_s, json=body, verify=verify)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise AxonError(f"cannot ask {shown(base)}: {error or type(error).__name__}") from error
     try:

@@ -84,6 +84,12 @@ def add_to(commands: Commands) -> None:
         help="time between two looks in mode poll; 0 leaves it to the system to tell of changes (default: 15)",
     )
     parser.add_argument(
+        "--aliases",
+        metavar="FILE",
+        help="file that declares aliases of models; read again on request, and in mode poll when it changes (default: "
+        "aliases.toml in the folder of models, if it is there)",
+    )
+    parser.add_argument(
         "--memory-budget",
         type=size,
         metavar="SIZE",
@@ -251,6 +257,7 @@ def _run(chosen: argparse.Namespace) -> int:
         quick_load=chosen.quick_load,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
+        aliases=chosen.aliases,
         check=chosen.load_check,
         check_s=chosen.load_check_secs,
         check_bytes=chosen.load_check_bytes,

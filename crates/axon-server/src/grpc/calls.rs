@@ -280,6 +280,8 @@ fn trace_setting(app: &App, message: Bytes) -> Result<BytesMut> {
     let TraceSettingRequest { settings, model_name } = decode(message)?;
     let model = (!model_name.is_empty()).then_some(model_name.as_str());
     model.map_or(Ok(()), check_name)?;
+    let model = model.map(|model| verbs::main_destination(app, model)).transpose()?;
+    let model = model.as_ref().map(|to| to.model.as_str());
     verbs::check_traced(app, model)?;
     // No value clears a setting.
     let update = settings.into_iter().map(|(key, setting)| {

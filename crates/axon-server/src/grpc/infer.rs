@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axon::alias::Routed;
 use axon::metrics::{Code, Observed, Protocol};
 use axon::request::{InferenceRequest, Timing};
 use axon::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use hyper::Response;
+use hyper::header::HeaderValue;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use synapse::Memory;
 
 use super::body::{self, GrpcBody};
 use super::wire::Messages;
 use super::{COPY_LIMIT, Call, calls, decode, refusal, respond, status};
+use crate::aliases;
 use crate::app::{App, log_failure, off_the_wire};
 use crate::codec::{self, Decoded, OutputFormat};
 use crate::compat::Context;
@@ -35,6 +38,31 @@ pub(super) struct Question {
     pub request: InferenceRequest,
     pub id: Option<String>,
     pub format: OutputFormat,
+    /// The alias that has led to the model, if one has.
+    pub routed: Option<Routed>,
+}
+
+/// A message that came, and the alias that has led to the model that it names now, if one has.
+pub(super) type Come = (Result<ModelInferRequest>, Option<Routed>);
+
+/// Has a message that asks an alias ask the target that is chosen for it.
+pub(super) fn route(app: &App, message: Result<ModelInferRequest>, call: &Call) -> Come {
+    let mut message = match message {
+        Ok(message) => message,
+        Err(error) => return (Err(error), None),
+    };
+    // What is no version is refused later on.
+    let Ok(version) = calls::parse(&message.model_version) else { return (Ok(message), None) };
+    match app.server.route(&message.model_name, version, call.key.as_deref()) {
+        Ok(routed) => {
+            if let Some(to) = routed.as_ref().map(Routed::to) {
+                message.model_name.clone_from(&to.model);
+                message.model_version = to.version.map(|version| version.to_string()).unwrap_or_default();
+            }
+            (Ok(message), routed)
+        }
+        Err(error) => (Err(error), None),
+    }
 }
 
 /// Reads a question of `length` bytes; it waits for the shorter of its own timeout and the call's.
@@ -42,6 +70,7 @@ pub(super) async fn read(
     app: &App,
     mut message: ModelInferRequest,
     length: usize,
+    routed: Option<Routed>,
     timeout: Option<Duration>,
 ) -> Result<Question> {
     let model = std::mem::take(&mut message.model_name);
@@ -55,7 +84,7 @@ pub(super) async fn read(
     };
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    Ok(Question { request, id, format })
+    Ok(Question { request, id, format, routed })
 }
 
 /// A model's answer.
@@ -64,6 +93,8 @@ pub(super) struct Answered {
     pub message: ModelInferResponse,
     pub raw: Vec<Memory>,
     pub timing: Timing,
+    /// The model and version that answered a request for an alias.
+    pub by: Option<HeaderValue>,
 }
 
 /// Asks a model.
@@ -73,16 +104,17 @@ pub(super) async fn ask(
     observed: &mut Observed,
     span: &Span,
 ) -> Result<Answered> {
-    let Question { request, id, format } = question;
-    let response = app.ask(request, observed, span).await?;
+    let Question { request, id, format, routed } = question;
+    let response = app.ask(request, routed.as_ref(), observed, span).await?;
     let (is_long, timing) = (format.shared_bytes(&response) > INLINE, response.timing);
     let labelled = app.labelled(&format, &response);
+    let by = routed.map(|_| aliases::answered_by(&response));
     let encode = move || {
         let labels = |output: &str| labelled.as_ref().and_then(|model| model.labels(output));
         codec::encode_message(response, id, &format, &labels)
     };
     let (message, raw) = off_the_wire(is_long, encode).await?;
-    Ok(Answered { message, raw, timing })
+    Ok(Answered { message, raw, timing, by })
 }
 
 /// Writes the raw contents behind the rest of the message, without copying them.
@@ -131,6 +163,7 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
         Ok((length, message)) => (length, Ok(message)),
         Err(error) => (0, Err(error)),
     };
+    let (message, routed) = route(app, message, call);
     let mut observed = observe(app, message.as_ref(), length);
     let about = message.as_ref().map(|message| (message.model_name.clone(), message.id.clone()));
     let (model, id) = about.unwrap_or_default();
@@ -140,7 +173,7 @@ pub(super) async fn answer(app: &Arc<App>, messages: Messages, call: &Call) -> R
     };
     observed.set_trace(span.kept_trace());
     let answered = match message {
-        Ok(message) => tell(app, (message, length), call, &mut observed, &span).await,
+        Ok(message) => tell(app, (message, length, routed), call, &mut observed, &span).await,
         Err(error) => Err(error),
     };
     let mut response = answered.unwrap_or_else(|error| {
@@ -187,17 +220,18 @@ async fn only(mut messages: Messages) -> Result<(usize, ModelInferRequest)> {
 /// The answer to a message of so many bytes.
 async fn tell(
     app: &App,
-    (message, length): (ModelInferRequest, usize),
+    (message, length, routed): (ModelInferRequest, usize, Option<Routed>),
     call: &Call,
     observed: &mut Observed,
     span: &Span,
 ) -> Result<Response<GrpcBody>> {
-    let question = read(app, message, length, call.timeout).await?;
-    let Answered { message, raw, timing } = ask(app, question, observed, span).await?;
+    let question = read(app, message, length, routed, call.timeout).await?;
+    let Answered { message, raw, timing, by } = ask(app, question, observed, span).await?;
     let (message, tail) = encode(&message, raw)?;
     let mut response = respond(call, message, tail)?;
     if let GrpcBody::Ready(_, Some(trailers)) = response.body_mut() {
         timing::insert(trailers, &timing);
+        aliases::insert(trailers, by);
     }
     Ok(response)
 }

@@ -25,6 +25,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
 
 use crate::access::Visit;
+use crate::aliases;
 use crate::app::{App, log_failure};
 use crate::codec::{self, Encoding};
 use crate::compat::{Compat, Context};
@@ -112,6 +113,8 @@ struct Call {
     /// A stream ends with the first error, instead of going on.
     error_ends_stream: bool,
     caller: Caller,
+    /// By which an alias chooses a target.
+    key: Option<Vec<u8>>,
     /// When its headers had come.
     came: Instant,
 }
@@ -128,6 +131,7 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
         timeout: wire::timeout(&head.headers)?,
         error_ends_stream,
         caller: Caller::of(&head.headers),
+        key: if app.server.has_aliases() { aliases::key(&head.headers)?.map(<[u8]>::to_vec) } else { None },
         came: Instant::now(),
     };
     let mut messages = Messages::new(incoming, encoding, app.body_limit);

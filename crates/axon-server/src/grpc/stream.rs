@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axon::alias::Routed;
 use axon::metrics::{Code, Observed};
 use axon::{Error, Result};
 use bytes::Bytes;
@@ -139,7 +140,7 @@ async fn read(app: Arc<App>, mut messages: Messages, call: Arc<Call>, asked: mps
 /// Begins to answer a question.
 fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let (app, timeout, length) = (Arc::clone(app), call.timeout, message.len());
-    let message: Result<ModelInferRequest> = super::decode(message);
+    let (message, routed) = infer::route(&app, super::decode(message), call);
     let about = |message: &ModelInferRequest| (message.model_name.clone(), message.id.clone());
     let (model, id) = message.as_ref().map(about).unwrap_or_default();
     let tells_trace = message.as_ref().is_ok_and(|message| message.parameters.contains_key(TRACEPARENT));
@@ -153,7 +154,7 @@ fn ask(app: &Arc<App>, message: Bytes, call: &Call) -> Asked {
     let asked = Arc::clone(&span);
     let answer = tokio::spawn(async move {
         let answered = match message {
-            Ok(message) => tell(&app, (message, length), timeout, &mut observed, &asked).await,
+            Ok(message) => tell(&app, (message, length, routed), timeout, &mut observed, &asked).await,
             Err(error) => Err(error),
         };
         let (code, bytes) = match &answered {
@@ -187,13 +188,13 @@ fn text_parameter(text: String) -> InferParameter {
 /// The answer to a question of so many bytes.
 async fn tell(
     app: &App,
-    (message, length): (ModelInferRequest, usize),
+    (message, length, routed): (ModelInferRequest, usize, Option<Routed>),
     timeout: Option<Duration>,
     observed: &mut Observed,
     span: &Span,
 ) -> Result<ModelInferResponse> {
     let _guard = app.enter()?;
-    let question = infer::read(app, message, length, timeout).await?;
+    let question = infer::read(app, message, length, routed, timeout).await?;
     let infer::Answered { mut message, raw, .. } = infer::ask(app, question, observed, span).await?;
     let choice = Some(ParameterChoice::BoolParam(true));
     message.parameters.insert(FINAL.to_owned(), InferParameter { parameter_choice: choice });

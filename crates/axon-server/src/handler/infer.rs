@@ -11,6 +11,7 @@ use hyper::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, HeaderName
 use hyper::{Response, StatusCode, Version};
 
 use super::{Asked, INLINE_TEXT, JSON, check_content_type, content_encoding, plain_body, refusal, respond};
+use crate::aliases;
 use crate::app::{App, log_failure, off_the_wire};
 use crate::body::{self, Frames};
 use crate::codec::{self, Decoded, Encoding, Generated};
@@ -37,13 +38,14 @@ const COPY_LIMIT: usize = 32 << 10;
 
 /// The span of a request that asks a model.
 pub(super) fn span(app: &App, asked: Asked<'_>, verb: ModelVerb) -> Span {
-    let Asked { head, present, name, version } = asked;
+    let Asked { head, present, name, version, .. } = asked;
     let verb = match verb {
         ModelVerb::Generate => "generate",
         ModelVerb::GenerateStream => "generate_stream",
         _ => "infer",
     };
-    let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
+    let (is_http2, is_tls) = (head.version == Version::HTTP_2, app.tls.is_some());
+    let entry = Entry::Http { verb, version, is_http2, is_tls };
     let caller = Caller::read(&head.headers, present.has(Known::TraceParent));
     Span::begin(app, caller, Instant::now(), name, entry)
 }
@@ -74,7 +76,7 @@ async fn infer(
     (body, text_length): (Bytes, Option<usize>),
     (observed, span): (&mut Observed, &Span),
 ) -> Result<Response<Frames>> {
-    let Asked { present, name, version, .. } = asked;
+    let Asked { present, name, version, routed, .. } = asked;
     observed.arrive(body.len());
     let decoded = decode(app, asked, body, text_length).await?;
     let Decoded { inputs, outputs, timeout, priority, sequence, mut parameters, id, format } = decoded;
@@ -84,7 +86,7 @@ async fn infer(
     let model = name.to_owned();
     let request =
         InferenceRequest { model, version, inputs, outputs, timeout, priority, sequence, parameters };
-    let response = match app.ask(request, observed, span).await {
+    let response = match app.ask(request, routed, observed, span).await {
         Ok(response) => response,
         Err(error) => {
             observed.refuse(&error);
@@ -99,6 +101,7 @@ async fn infer(
         || format.shared_bytes(&response) > INLINE_BINARY;
     let labelled = app.labelled(&format, &response);
     let timing = response.timing;
+    let answered_by = routed.map(|_| aliases::answered_by(&response));
     let encode = move || {
         let labels = |output: &str| labelled.as_ref().and_then(|model| model.labels(output));
         codec::encode(&response, id.as_deref(), &format, &labels)
@@ -115,6 +118,7 @@ async fn infer(
     // A cache must not give one caller's encoding to another.
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
     timing::insert(response.headers_mut(), &timing);
+    aliases::insert(response.headers_mut(), answered_by);
     // The length before compression.
     if let Some(length) = encoded.header_length {
         response.headers_mut().insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -149,7 +153,7 @@ async fn generate(
     is_stream: bool,
     (observed, span): (&mut Observed, &Span),
 ) -> Result<Response<Frames>> {
-    let Asked { present, name, version, .. } = asked;
+    let Asked { present, name, version, routed, .. } = asked;
     observed.arrive(body.len());
     let model = app.server.loaded_model(name, version, request_timeout(present)?).await?;
     let is_long = body.len() > INLINE_TEXT;
@@ -169,7 +173,7 @@ async fn generate(
         sequence,
         parameters,
     };
-    let response = match app.ask(request, observed, span).await {
+    let response = match app.ask(request, routed, observed, span).await {
         Ok(response) => response,
         Err(error) => {
             observed.refuse(&error);
@@ -180,11 +184,13 @@ async fn generate(
     };
     let length: usize = response.outputs.iter().map(|output| output.tensor.memory().len()).sum();
     let timing = response.timing;
+    let answered_by = routed.map(|_| aliases::answered_by(&response));
     let encode = move || codec::encode_generate(&response, id.as_deref());
     let json = off_the_wire(length > INLINE_TEXT, encode).await?;
     let (content_type, body) = if is_stream { (EVENTS, codec::event(&json)) } else { (JSON, json) };
     let mut response = respond(StatusCode::OK, content_type, body.into());
     timing::insert(response.headers_mut(), &timing);
+    aliases::insert(response.headers_mut(), answered_by);
     Ok(response)
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axon::alias::AliasReport;
 use axon::metrics::{ModelSnapshot, Outcome, Protocol, UNKNOWN};
 use axon::onnx::runtime_version;
 use axon::repository::{Model, State};
@@ -11,7 +12,7 @@ use axon::scheduler::Load;
 use super::declared as d;
 use super::declared::Metric;
 use super::family::{Family, Label, Value};
-use super::{gpu, process, triton};
+use super::{aliases, gpu, process, triton};
 use crate::app::App;
 use crate::compat::Compat;
 use crate::connection::Port;
@@ -38,14 +39,15 @@ impl View {
     }
 }
 
-/// Everything that is told; `views` are what [`views`] has read.
-pub(super) fn families<'a>(app: &App, views: &'a [View]) -> Vec<Family<'a>> {
+/// Everything that is told; `views` are what [`views`] has read, `aliases` what is known of those.
+pub(super) fn families<'a>(app: &App, views: &'a [View], aliases: &'a [AliasReport]) -> Vec<Family<'a>> {
     let mut families = requests(views);
     families.extend(observations(views));
     families.extend(loads(views));
     families.extend(models(views));
     families.extend(memory(app));
     families.extend(response_cache(&app.server.response_cache()));
+    families.extend(aliases::families(aliases));
     families.extend(server(app));
     families.extend(tls(app));
     let gpus = app.scrapes.gpus.look();
@@ -285,7 +287,8 @@ fn server(app: &App) -> Vec<Family<'static>> {
     ]);
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
-        families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));
+        let labels = [version.into(), app.device.name().into(), app.device.provider().into()];
+        families.push(Family::new(&d::RUNTIME).with(labels, 1_u64));
     }
     families
 }

@@ -149,6 +149,18 @@ declare! {
         "Answers that the response cache holds, of all models.";
     CACHE_EVICTIONS = Counter "axon_response_cache_evictions" "" []
         "Answers that made way for others before they expired.";
+    ALIAS_REQUESTS = Counter "axon_alias_requests" "" ["alias" "model" "version" "outcome"]
+        "Requests that came by an alias and have ended, by the target that was chosen; those not answered were refused, failed or given up.";
+    ALIAS_DURATION = Histogram "axon_alias_request_duration_seconds" "seconds" ["alias" "model" "version"]
+        "Time in the queue and in the run, of requests that came by an alias and were answered.";
+    SHADOW_ANSWERS = Counter "axon_shadow_answers" "" ["alias" "model" "version" "outcome"]
+        "Copies of an alias's requests that its shadow has answered or failed, by how the answer compares.";
+    SHADOW_DROPPED = Counter "axon_shadow_dropped" "" ["alias" "model" "version" "cause"]
+        "Copies that were not sent to the shadow, by the cause.";
+    SHADOW_DURATION = Histogram "axon_shadow_duration_seconds" "seconds" ["alias" "model" "version"]
+        "Time that the shadow took for answers that were compared.";
+    SHADOW_PRIMARY_DURATION = Histogram "axon_shadow_primary_duration_seconds" "seconds" ["alias" "model" "version"]
+        "Time that the same requests took where their callers waited.";
     READY = Gauge "axon_ready" "" []
         "1 when the server takes requests and every model that is meant to be loaded is ready, else 0.";
     CONNECTIONS = Gauge "axon_connections" "" ["port"]
@@ -185,8 +197,8 @@ declare! {
         "Power that the GPU may draw.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
-    RUNTIME = Info "axon_runtime" "" ["version" "device"]
-        "The version of ONNX Runtime, and where models run that do not say; no sample before the first model.";
+    RUNTIME = Info "axon_runtime" "" ["version" "device" "provider"]
+        "The version of ONNX Runtime, and where and by what models run that do not say; no sample before the first model.";
     PROCESS_CPU = Counter "process_cpu_seconds" "seconds" []
         "Processor time of this process.";
     PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" "bytes" []
@@ -273,9 +285,10 @@ declare! {
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 15] = [
+const LABELS: [(&str, &str); 17] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
-    ("version", "its version; `-` with the model `-`"),
+    ("version", "its version; `-` with the model `-`, `newest` where an alias says none"),
+    ("alias", "an alias that is declared"),
     (
         "protocol",
         "`http`, `grpc` (each message of a stream is a request), `in_process` (the Python and Rust interfaces)",
@@ -291,9 +304,17 @@ const LABELS: [(&str, &str); 15] = [
          `draining`, `loading`, `not_ready`, `unknown_model`, `too_large`, `invalid`, `execution_failed`, `internal`, \
          `cancelled` (the caller has gone)",
     ),
-    ("cause", "`room` (others are worth more), `unused` (for as long as it is kept)"),
+    (
+        "cause",
+        "of evictions `room` (others are worth more), `unused` (for as long as it is kept); of copies `full` (as many are on \
+         their way as may be), `busy` (requests wait for one of the two models), `not_ready` (the shadow's model), `unanswered` \
+         (the request itself)",
+    ),
     ("state", "`loading`, `ready`, `unloading`, `unloaded`, `failed`"),
-    ("outcome", "`loaded`, `failed`"),
+    (
+        "outcome",
+        "of loads `loaded`, `failed`; of aliases `answered`, `unanswered`; of shadows `equal`, `different`, `failed`",
+    ),
     (
         "result",
         "`ok`; `timeout`; `no_client_certificate` where one is asked for; `client_certificate` (the client's is expired, \
@@ -302,6 +323,7 @@ const LABELS: [(&str, &str); 15] = [
     ),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
+    ("provider", "ONNX Runtime's name of what runs models: `CPUExecutionProvider`, `CUDAExecutionProvider`"),
     ("port", "`http`, `grpc`, `metrics`"),
     ("gpu", "its number, as `nvidia-smi` has it"),
     ("uuid", "what the GPU is called everywhere"),

@@ -58,7 +58,8 @@ pub(crate) async fn answer(app: &Arc<App>, headers: &HeaderMap) -> Result<Respon
             // connections are open.
             let body = off_the_wire(true, move || {
                 let views = collect::views(&server);
-                Ok(write(&collect::families(&server, &views), form))
+                let aliases = server.server.aliases();
+                Ok(write(&collect::families(&server, &views, &aliases), form))
             })
             .await?;
             last.insert(Written { began, body }).body.clone()

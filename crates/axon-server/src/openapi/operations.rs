@@ -126,6 +126,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get(REPOSITORY, "/v2/residency", "getResidency", "Which models are in memory, and what they are worth")
         .gives(Body::Json("Residency")),
 
+    get(REPOSITORY, "/v2/aliases", "listAliases", "Every alias, where it leads, and what was counted of it")
+        .gives(Body::Json("Aliases")),
+    post(REPOSITORY, "/v2/aliases", "rereadAliases", "Read the file of aliases again")
+        .gives(Body::Json("Aliases")).fails(LOADING),
+    get(REPOSITORY, "/v2/aliases/{alias}", "getAlias", "One alias").gives(Body::Json("Alias")).fails(&[404]),
+    get(REPOSITORY, "/v2/aliases/{alias}", "setAlias", "Add an alias, or lead it elsewhere at one moment")
+        .by("put").takes(Body::Json("AliasRequest")).gives(Body::Json("Alias")).fails(LOADING),
+    get(REPOSITORY, "/v2/aliases/{alias}", "removeAlias", "Remove an alias")
+        .by("delete").gives(Body::Json("Nothing")).fails(&[403, 404, 408, 413, 415]),
+
     get(SHARED_MEMORY, "/v2/systemsharedmemory/status", "listSystemRegions", "The regions of system shared memory")
         .gives(Body::Json("SystemRegions")).fails(SHARING),
     get(SHARED_MEMORY, "/v2/systemsharedmemory/region/{region}/status", "getSystemRegion", "One region of system shared memory")
@@ -161,6 +171,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
 ];
 
 impl Operation {
+    const fn by(self, method: &'static str) -> Self {
+        Self { method, ..self }
+    }
+
     const fn takes(self, request: Body) -> Self {
         Self { request, ..self }
     }
@@ -181,7 +195,7 @@ impl Operation {
 
     /// What goes into the path and the headers.
     pub fn parameters(&self, path: &str) -> Vec<Value> {
-        let in_path = ["model", "version", "region"].into_iter();
+        let in_path = ["model", "version", "region", "alias"].into_iter();
         let in_path = in_path.filter(|name| path.contains(&format!("{{{name}}}")));
         let in_query: &[&str] = if path == READY { &[VERBOSE] } else { &[] };
         let in_head: &[&str] = match self.request {
@@ -238,7 +252,9 @@ pub(super) fn tensors(schema: Value) -> Value {
 }
 
 /// The parameters in the head of a request that has tensors.
-pub(super) const IN_HEAD: &[&str] = &[HEADER_LENGTH, "Content-Encoding", "Accept-Encoding"];
+pub(super) const IN_HEAD: &[&str] = &[HEADER_LENGTH, "Content-Encoding", "Accept-Encoding", KEY];
+
+const KEY: &str = "X-Axon-Key";
 
 /// The path that says whether the server is ready, and the parameter with which it says why not.
 const READY: &str = "/v2/health/ready";
@@ -259,6 +275,12 @@ pub(super) fn parameters() -> Value {
         "model": in_path("model", "The model's name.", json!({ "type": "string", "minLength": 1 })),
         "version": in_path("version", "The model's version.", json!({ "type": "integer", "minimum": 1 })),
         "region": in_path("region", "The region's name.", json!({ "type": "string", "minLength": 1 })),
+        "alias": in_path("alias", "The alias.", json!({ "type": "string", "minLength": 1 })),
+        KEY: in_head(
+            KEY,
+            "Requests with the same value go to the same target of an alias.",
+            json!({ "type": "string", "maxLength": 256 }),
+        ),
         VERBOSE: json!({
             "name": VERBOSE,
             "in": "query",
@@ -293,6 +315,10 @@ pub(super) fn tensor_headers() -> Value {
         "Content-Encoding": {
             "description": "How the answer is compressed; absent when it is not.",
             "schema": { "enum": ["gzip", "deflate"] },
+        },
+        "X-Axon-Model": {
+            "description": "The model and version that answered, as `digits/3`; where the request was for an alias.",
+            "schema": { "type": "string" },
         },
         "X-Axon-Load-Ms": {
             "description": "Milliseconds that the model was waited for to be loaded; absent where it was.",

@@ -7,7 +7,7 @@ use super::{errors, schema};
 
 /// All schemas by name.
 pub(super) fn all() -> Map<String, Value> {
-    [inference(), generate(), models(), repository(), shared_memory(), settings(), server()]
+    [inference(), generate(), models(), repository(), aliases(), shared_memory(), settings(), server()]
         .into_iter()
         .flatten()
         .map(|(name, schema)| (name.to_owned(), schema))
@@ -288,6 +288,41 @@ fn repository() -> Schemas {
                 json!({ "parameters": object(&[], json!({ "unload_dependents": { "type": "boolean" } })) }),
             ),
         ),
+    ]
+}
+
+fn aliases() -> Schemas {
+    let version = json!({ "type": ["string", "integer", "null"] });
+    let target = object(
+        &["model"],
+        json!({ "model": text(), "version": version, "weight": { "type": "integer", "minimum": 1, "maximum": 1000 } }),
+    );
+    let shadow = object(
+        &["model"],
+        json!({ "model": text(), "version": version, "share": { "type": "number", "exclusiveMinimum": 0, "maximum": 1 } }),
+    );
+    let mut targets = array_of(json!({ "anyOf": [target, text()] }));
+    targets["minItems"] = 1.into();
+    targets["maxItems"] = 8.into();
+    let request = object(
+        &["targets"],
+        json!({ "targets": targets, "shadow": { "anyOf": [shadow, text(), { "type": "null" }] } }),
+    );
+    let told = json!({
+        "name": text(),
+        "origin": { "enum": ["file", "request"] },
+        "targets": array_of(json!({ "type": "object" })),
+        "shadow": { "type": ["object", "null"] },
+    });
+    let told = described(
+        "docs/aliases.md says what is in it.",
+        object(&["name", "origin", "targets", "shadow"], told),
+    );
+    vec![
+        ("AliasRequest", request),
+        ("Alias", told),
+        ("Aliases", object(&["aliases"], json!({ "aliases": array_of(schema("Alias")) }))),
+        ("Nothing", json!({ "type": "object" })),
     ]
 }
 

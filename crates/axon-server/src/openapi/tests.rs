@@ -129,13 +129,21 @@ fn a_route_that_is_served_is_described() {
     }
     check("/v2/repository/index", "post");
     check("/v2/residency", "get");
+    for method in ["get", "put", "delete"] {
+        check("/v2/aliases/{alias}", method);
+    }
+    check("/v2/aliases", "post");
     for path in ["/v2/trace/setting", "/v2/models/{model}/trace/setting", "/v2/logging"] {
         check(path, "get");
         check(path, "post");
     }
     // Not the other way round: what the router knows under a method is described under it.
     for (path, item) in paths {
-        let path = path.replace("{model}", "m").replace("{version}", "1").replace("{region}", "r");
+        let path = path
+            .replace("{model}", "m")
+            .replace("{version}", "1")
+            .replace("{region}", "r")
+            .replace("{alias}", "a");
         if parse(&path).is_ok() {
             for method in item.as_object().unwrap().keys() {
                 let method = hyper::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();

@@ -44,6 +44,7 @@ impl ModelRepository {
         config: Option<&str>,
         files: &[(String, Vec<u8>)],
     ) -> Result<()> {
+        self.check_unreserved(name)?;
         // Kept until the model is loaded: the files are removed when it is dropped.
         let staged = if files.is_empty() { None } else { Some(Staged::write(name, files)?) };
         let configuration = config.map(ModelConfiguration::from_json).transpose()?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::aliased::within;
 use super::{InferenceServer, Inner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::repository::{Model, ModelRepository, ResidencyReport, Ticket, rest};
@@ -32,12 +33,18 @@ impl InferenceServer {
         timeout: Option<Duration>,
     ) -> Result<Arc<Model>> {
         let repository = &self.inner.repository;
-        let error = match repository.lease(name, version) {
+        let to = self.main_target(name, version)?;
+        let (asked, version) = to.as_ref().map_or((name, version), |to| (to.model.as_str(), to.version));
+        let error = match repository.lease(asked, version) {
             Ok(model) => return Ok(model),
             Err(error) => error,
         };
         let timeout = timeout.unwrap_or_else(|| repository.patience()).min(repository.patience());
-        self.load_for(name, version, timeout, error).await
+        let model = self.load_for(asked, version, timeout, error).await;
+        match &to {
+            None => model,
+            Some(to) => model.map_err(|error| within(name, to, error)),
+        }
     }
 
     async fn load_for(
