@@ -104,6 +104,25 @@ def test_a_model_is_added_once_listed_verified_and_removed(tmp_path: Path, cache
     assert kept(cache) == []
 
 
+def test_looking_into_a_cache_makes_none_and_what_is_none_is_told(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    assert "0 kept" in run_axon("cache", "ls", "--model-cache", absent).stdout
+    assert run_axon("cache", "rm", "--all", "--model-cache", absent).stdout == "removed 0\n"
+    assert run_axon("cache", "verify", "--model-cache", absent).returncode == 0
+    assert not absent.exists()
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "mine.png").touch()
+    for action in (["ls"], ["rm", "--all"], ["verify"]):
+        ended = run_axon("cache", *action, "--model-cache", tmp_path / "photographs")
+        assert ended.returncode != 0
+        assert "is no model cache of Axon's: it has no folder named entries" in ended.stderr
+    assert [path.name for path in (tmp_path / "photographs").iterdir()] == ["mine.png"]
+    for command in (["add", "x.onnx"], ["cache", "ls"]):
+        ended = run_axon(*command, "--model-cache", "off")
+        assert ended.returncode == 2
+        assert "expected a folder, got 'off'" in ended.stderr
+
+
 def test_a_repository_is_added_and_what_does_not_pay_is_left_alone(tmp_path: Path, cache: Path) -> None:
     save(mlp(), tmp_path / "models" / "small" / "1" / "model.onnx")
     large(tmp_path / "models" / "large.onnx")

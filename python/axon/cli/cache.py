@@ -6,8 +6,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from axon.cli.model_cache import add_cache_options, native_config
+from axon.cli.model_cache import add_cache_options, cache_folder, native_config
 from axon.cli.sizes import show_size
+from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import argparse
@@ -51,9 +52,16 @@ def add_to(commands: Commands) -> None:
         action.set_defaults(run=run)
 
 
-def _open(chosen: argparse.Namespace) -> tuple[Cache, list[dict[str, Any]]]:
+def _open(chosen: argparse.Namespace) -> tuple[Cache | None, list[dict[str, Any]]]:
+    """Return the cache and what is in it; None and nothing where there is no folder: none is made to look into it."""
     from axon._axon import Cache  # noqa: PLC0415 - the command line starts without what it does not need
 
+    folder = cache_folder(chosen)
+    if folder is not None and not (folder / "entries").is_dir():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            message = f"{folder} is no model cache of Axon's: it has no folder named entries"
+            raise InvalidRequest(message)
+        return None, []
     cache = Cache.open(native_config(chosen))
     listed: list[dict[str, Any]] = json.loads(cache.list())
     return cache, listed
@@ -99,7 +107,7 @@ def _remove(chosen: argparse.Namespace) -> int:
     keys = _resolve(chosen.keys, listed)
     if keys is None:
         return 2
-    removed: list[dict[str, Any]] = [{"key": key, "removed": cache.remove(key)} for key in keys]
+    removed: list[dict[str, Any]] = [{"key": key, "removed": cache is not None and cache.remove(key)} for key in keys]
     if chosen.json:
         print(json.dumps(removed, indent=2))
     else:
@@ -114,8 +122,8 @@ def _verify(chosen: argparse.Namespace) -> int:
         return 2
     results: list[dict[str, Any]] = []
     for key in keys:
-        problem = cache.verify(key)
-        removed = problem is not None and chosen.remove and cache.remove(key)
+        problem = cache.verify(key) if cache is not None else None
+        removed = cache is not None and problem is not None and chosen.remove and cache.remove(key)
         results.append({"key": key, "problem": problem, "removed": removed})
         if not chosen.json:
             print(f"{key[:_SHOWN]}: {problem or 'as it was written'}{', removed' if removed else ''}")

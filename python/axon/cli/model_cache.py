@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from axon.cli.parser import size
 from axon.config import Loading, ModelConfig
 
 if TYPE_CHECKING:
-    import argparse
-
     from axon._axon import NativeConfig
 
-__all__ = ["add_cache_options", "cache_settings", "native_config"]
+__all__ = ["add_cache_options", "cache_folder", "cache_settings", "native_config"]
 
 _OFF: Final = "off"
 
@@ -21,6 +22,7 @@ def add_cache_options(parser: argparse.ArgumentParser, *, may_be_off: bool) -> N
     """Add the options that say where the model cache is and how large it may be."""
     parser.add_argument(
         "--model-cache",
+        type=str if may_be_off else _folder,
         metavar="DIR|off" if may_be_off else "DIR",
         help="where models are kept as they are made ready for this machine, to load faster"
         + (", or off" if may_be_off else "")
@@ -33,6 +35,23 @@ def add_cache_options(parser: argparse.ArgumentParser, *, may_be_off: bool) -> N
         metavar="SIZE",
         help="most bytes of it, such as 512MiB or 20GB; what was used longest ago is removed first (default: 16GiB)",
     )
+
+
+def _folder(text: str) -> str:
+    if text in {"", _OFF}:
+        message = (
+            f"expected a folder, got {text!r}: without a model cache there is nothing to do (./{_OFF} is a folder)"
+        )
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def cache_folder(chosen: argparse.Namespace) -> Path | None:
+    """Return the folder of the model cache, which need not be there; None when nothing says which it is."""
+    if chosen.model_cache is not None:
+        return Path(chosen.model_cache)
+    variables = ((os.environ.get("XDG_CACHE_HOME"), ""), (os.environ.get("HOME"), ".cache"))
+    return next((Path(base) / below / "axon" / "models" for base, below in variables if base), None)
 
 
 def cache_settings(chosen: argparse.Namespace, *, may_be_off: bool) -> Loading:
