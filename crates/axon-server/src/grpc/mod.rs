@@ -85,7 +85,7 @@ impl Answer for Grpc {
         if reflection::is_asked(request.uri().path()) {
             let checked = wire::check_metadata(request.headers()).and(wire::timeout(request.headers()));
             return match checked {
-                Ok(_) => self.reflection.answer(request).await,
+                Ok(_) => Box::pin(self.reflection.answer(request)).await,
                 Err(error) => refusal(self.app.compat, &error, Context::default()),
             };
         }
@@ -144,7 +144,9 @@ async fn call(app: &Arc<App>, request: Request<Incoming>) -> Result<Response<Grp
         }
         verb => {
             let message = messages.only().await?;
-            let answer = calls::answer(app, verb, message).await?;
+            // Apart, so that the future of what is asked most, which is moved to a task of its own, is no larger than it
+            // needs to be.
+            let answer = Box::pin(calls::answer(app, verb, message)).await?;
             respond(&call, answer, Vec::new())
         }
     }
