@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 from models import identity, mlp, save
 from serving import run_axon
@@ -39,6 +40,16 @@ def test_models_are_listed_without_being_loaded(repository: Path) -> None:
     assert shown["broken"].endswith(" bytes"), "nobody has read it"
     rows = json.loads(run_axon("models", repository, "--json").stdout)
     assert [row["name"] for row in rows if row["version"] is None] == ["bad name", "empty"]
+
+
+def test_weights_beside_a_model_count_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "m" / "1"
+    folder.mkdir(parents=True)
+    onnx.save_model(mlp(), folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert len(sizes) == 2
+    (row,) = json.loads(run_axon("models", tmp_path, "--json").stdout)
+    assert row["bytes"] == sum(sizes)
 
 
 def test_every_problem_is_told_with_its_file_and_what_to_do(repository: Path) -> None:

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::residents::file_bytes;
 use super::scan::{check_name, holds_versions};
 use super::source::Source;
 use super::{Found, ModelRepository};
@@ -59,7 +60,7 @@ fn version(found: &Found, repository: Option<&ModelRepository>) -> Examined {
     Examined {
         name: found.name.clone(),
         version: Some(found.version),
-        bytes: std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map_or(0, |file| file.len()),
+        bytes: file_bytes(found),
         path,
         problem,
         warnings: found.configuration.warnings().to_vec(),

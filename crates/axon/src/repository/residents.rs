@@ -466,7 +466,7 @@ impl Desk {
 }
 
 /// The bytes of a version's files: its own, and what lies beside it and may be its weights.
-fn file_bytes(found: &Found) -> u64 {
+pub(super) fn file_bytes(found: &Found) -> u64 {
     let Ok(path) = &found.path else { return 0 };
     let length = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     match (&found.folder, path.parent()) {
