@@ -14,7 +14,6 @@ use axon::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::access::AccessLog;
-use crate::answers::Answers;
 use crate::codec::{DecodeOptions, Decoded, OutputFormat, Parsed};
 use crate::compat::Compat;
 use crate::connection::Ports;
@@ -22,9 +21,9 @@ use crate::history::History;
 use crate::metrics::Scrapes;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
+use crate::threads::Desk;
 use crate::tls::Tls;
 use crate::trace::{Span, Tracer};
-use crate::wakes::Wakes;
 
 /// Copies of more bytes than this are made on another thread: they take a millisecond or more.
 const INLINE_COPY: u64 = 4 << 20;
@@ -37,8 +36,8 @@ pub(crate) struct App {
     pub in_flight: InFlight,
     /// True when what has come is answered and the server is to end: what would go on for ever ends with it.
     pub finishing: watch::Receiver<bool>,
-    pub answers: Arc<Answers>,
-    pub wakes: Arc<Wakes>,
+    /// That of the thread that serves.
+    pub desk: Arc<Desk>,
     pub settings: Settings,
     pub compat: Compat,
     pub shared_memory: Arc<SharedMemory>,
@@ -71,13 +70,14 @@ impl App {
     ) -> Result<InferenceResponse> {
         span.received(&request);
         let (sender, receiver) = oneshot::channel();
-        let answers = Arc::clone(&self.answers);
-        let reply = move |answer| answers.push(sender, answer);
+        let desk = Desk::of_this_thread(&self.desk);
+        let answering = Arc::clone(&desk);
+        let reply = move |answer| answering.answers.push(sender, answer);
         let mut ticket = match routed {
             None => self.server.submit_when_loaded(request, reply).await?,
             Some(routed) => self.server.submit_routed(routed.clone(), request, reply).await?,
         };
-        self.wakes.push(ticket.leave_wake());
+        desk.wakes.push(ticket.leave_wake());
         let response = ticket.finish(receiver).await?;
         observed.ran(response.timing);
         span.ran(&response);

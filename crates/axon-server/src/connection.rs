@@ -27,6 +27,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
+use crate::threads::Threads;
 use crate::tls::{Handshake, Tls};
 use crate::trace::Sending;
 pub(crate) use port::{Port, Ports};
@@ -276,10 +277,10 @@ impl<B: Body + Unpin> Body for Answering<B> {
     }
 }
 
-/// Serves a connection in a task of its own, until it closes or is told to finish; refuses it over the limit.
+/// Serves a connection in a task of its own, on a thread that it stays on, until it closes or is told to finish; refuses it over the limit.
 pub(crate) fn spawn<A: Answer>(
     answer: &A,
-    connections: &Arc<Connections>,
+    (connections, threads): (&Arc<Connections>, &Threads),
     stream: TcpStream,
     finish: watch::Receiver<bool>,
 ) {
@@ -287,7 +288,14 @@ pub(crate) fn spawn<A: Answer>(
         connections.refused.fetch_add(1, Relaxed);
         return;
     };
-    tokio::spawn(run(answer.clone(), entered, stream, finish));
+    let answer = answer.clone();
+    threads.spawn(async move {
+        // The listener's thread is not the connection's.
+        match stream.into_std().and_then(TcpStream::from_std) {
+            Ok(stream) => run(answer, entered, stream, finish).await,
+            Err(error) => tracing::warn!("a connection was lost: {error}"),
+        }
+    });
 }
 
 /// What comes next in the life of a connection.

@@ -39,6 +39,7 @@ pub mod signals;
 mod size;
 mod spread;
 pub mod status;
+mod threads;
 mod timing;
 pub mod tls;
 pub mod trace;

@@ -26,9 +26,9 @@ use crate::overview;
 use crate::settings::Settings;
 use crate::shared_memory::SharedMemory;
 use crate::signals;
+use crate::threads::{self, Threads};
 use crate::tls::{Tls, TlsFiles, follow};
 use crate::trace::{TraceOptions, Tracer};
-use crate::wakes::Wakes;
 
 /// The most bytes of a request's body or message, as sent and decoded, where nothing else is said.
 pub const BODY_LIMIT: usize = 64 << 20;
@@ -200,7 +200,7 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     // As many threads allocate at the same time at most.
     synapse::settle_allocator(granted_cores().get());
     options.wire.trace.check().map_err(|error| ServeError::Listen(error.message().to_owned()))?;
-    let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
+    let runtime = threads::runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {
         let stop = signals::first_of_interrupt_and_terminate()
             .map_err(|error| ServeError::Model(Error::internal(error)))?;
@@ -236,21 +236,6 @@ pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     outcome
 }
 
-/// Threads that move bytes: few, as the models need the rest of the cores. Two cores have two, so that small models, which
-/// cost less than their bytes, can have both.
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    let cores = granted_cores().get();
-    let mut builder = if cores == 1 {
-        tokio::runtime::Builder::new_current_thread()
-    } else {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads((cores / 4).clamp(2, 16));
-        builder
-    };
-    // Long texts are read and written on these, no more at once than there are cores.
-    builder.thread_name("axon-io").max_blocking_threads(cores + 1).enable_all().build()
-}
-
 /// Listens on an address; `port_flag` is the option that chose the port.
 ///
 /// # Errors
@@ -284,18 +269,18 @@ pub async fn serve(
     let (tracer, exporter) = Tracer::start(&options.trace)?.unzip();
     let tls = listeners.tls.clone();
     let app = Arc::new(app(server.clone(), &options, tls.clone(), tracer, finishing.clone()));
-    let (answers, wakes) = (Arc::clone(&app.answers), Arc::clone(&app.wakes));
+    let (desk, threads) = (Arc::clone(&app.desk), Threads::start().map_err(Error::internal)?);
     let (http, grpc) = (Http(Arc::clone(&app)), Grpc::new(Arc::clone(&app))?);
-    let delivering = tokio::spawn(async move { answers.deliver().await });
-    let waking = tokio::spawn(async move { wakes.deliver().await });
+    let attending = tokio::spawn(async move { desk.attend().await });
     let connections = Connections::new(connection_limit(), &app.ports, tls.as_ref());
     // Of their own, so that scrapers never take the place of a caller.
     let scrapers = Connections::new(MAX_SCRAPERS, &app.ports, tls.as_ref());
     let scrape = Scrape(Arc::clone(&app));
     {
-        let accepting_http = accept(Some(&listeners.http), &http, &connections, &finishing);
-        let accepting_grpc = accept(listeners.grpc.as_ref(), &grpc, &connections, &finishing);
-        let accepting_metrics = accept(listeners.metrics.as_ref(), &scrape, &scrapers, &finishing);
+        let accepting_http = accept(Some(&listeners.http), &http, (&connections, &threads), &finishing);
+        let accepting_grpc = accept(listeners.grpc.as_ref(), &grpc, (&connections, &threads), &finishing);
+        let accepting_metrics =
+            accept(listeners.metrics.as_ref(), &scrape, (&scrapers, &threads), &finishing);
         let draining = async {
             stop.await;
             server.stop();
@@ -330,8 +315,8 @@ pub async fn serve(
         scrapers.wait_for_none().await;
     };
     let _ = tokio::time::timeout(FLUSH_LIMIT, flushed).await;
-    delivering.abort();
-    waking.abort();
+    drop(threads);
+    attending.abort();
     if let Err(error) = closing.await {
         tracing::error!("closing the models failed: {error}");
     }
@@ -357,8 +342,7 @@ fn app(
         body_limit: options.max_request_bytes,
         in_flight: InFlight::default(),
         finishing,
-        answers: Arc::default(),
-        wakes: Arc::new(Wakes::default()),
+        desk: Arc::default(),
         settings: Settings::new(tracing),
         compat: options.compat,
         shared_memory: Arc::new(SharedMemory::new(options.allow_client_shm)),
@@ -378,13 +362,13 @@ fn app(
 async fn accept<A: Answer>(
     listener: Option<&TcpListener>,
     answer: &A,
-    connections: &Arc<Connections>,
+    (connections, threads): (&Arc<Connections>, &Threads),
     finishing: &watch::Receiver<bool>,
 ) {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connection::spawn(answer, connections, stream, finishing.clone()),
+            Ok((stream, _)) => connection::spawn(answer, (connections, threads), stream, finishing.clone()),
             Err(error) => {
                 connections.count_error(A::PORT);
                 // Out of descriptors, or a peer that left already: never fatal, and not worth a busy loop.
