@@ -17,11 +17,11 @@ pub fn trim() {
 
 /// The largest block that comes from a heap. **Source:** glibc's own limit of what it learns.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGEST_IN_A_HEAP: i32 = 32 << 20;
+const LARGEST_IN_A_HEAP: i32 = 4 << 20;
 
 /// What a heap keeps free at its end until it is trimmed. **Source:** as above.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_AT_THE_END: i32 = 64 << 20;
+const KEPT_AT_THE_END: i32 = 4 << 20;
 
 /// Suits the C library's allocator to models that come and go, from now on: at most `count` heaps, which keep what was
 /// freed until [`trim`]. Does nothing where it is not glibc's, or where the user has suited it himself by a variable of
