@@ -313,7 +313,7 @@ def test_a_request_that_cannot_be_run_in_time_is_told_so_before_the_others_end(s
     async def asked() -> None:
         async with await InferenceServer.load(path, config=ONE_AT_A_TIME) as server:
             busy = await start(server.infer(BUSY))
-            told = await outcome_of(server.infer(late, timeout_s=0.001))
+            told = await outcome_of(server.infer(late, timeout_s=0.0001))
             # Which of the two is a question of how long one row takes on this machine.
             assert isinstance(told, (DeadlineExceeded, Overloaded))
             assert not busy.done()
@@ -326,7 +326,7 @@ def test_a_request_that_cannot_be_run_in_time_is_told_so_before_the_others_end(s
 
         def ask_until_busy() -> None:
             while busy.is_alive():
-                server.infer(late, timeout_s=0.001)
+                server.infer(late, timeout_s=0.0001)
 
         with pytest.raises((DeadlineExceeded, Overloaded)):
             ask_until_busy()
