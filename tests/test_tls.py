@@ -447,13 +447,12 @@ def test_a_revoked_client_is_refused_once_it_is_in_the_list(digits: Path, author
     file.write_bytes(authority.file.read_bytes())
     with encrypted(digits, own, "--tls-client-ca", str(file)) as server:
         made = context(authority, kept)
-        # A ticket of before must not let in who is taken back.
-        session = _session(server, context(authority, lost))
-        assert is_served(server, *session)
+        stale = context(authority, lost)
+        assert is_served(server, stale)
         replace(file, authority.file.read_bytes() + authority.revoke(lost))
         wait_until(lambda: scraped(server, made)["axon_tls_reloads_total", "loaded"] == 1)
+        assert not is_served(server, stale)
         assert not is_served(server, context(authority, lost))
-        assert not is_served(server, *session)
         assert is_served(server, made)
 
 
@@ -471,6 +470,14 @@ def test_a_session_is_taken_up_again(server: Server, authority: Authority) -> No
     plain = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
     with made.wrap_socket(plain, server_hostname=server.host, session=session) as wrapped:
         assert wrapped.session_reused
+
+
+def test_clients_with_certificates_are_looked_at_each_time(closed: Server, authority: Authority) -> None:
+    """A session that is taken up again would not tell of a certificate that has expired meanwhile."""
+    made, session = _session(closed, context(authority, authority.sign("client", is_client=True)))
+    plain = socket.create_connection((closed.host, closed.port), timeout=PATIENCE_S)
+    with made.wrap_socket(plain, server_hostname=closed.host, session=session) as wrapped:
+        assert not wrapped.session_reused
 
 
 def test_at_the_end_a_connection_is_closed_as_tls_closes_it(digits: Path, own: Pair, authority: Authority) -> None:

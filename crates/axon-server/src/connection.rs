@@ -318,7 +318,8 @@ macro_rules! drive {
             connection.as_mut().graceful_shutdown();
         }
         loop {
-            let mut changing = std::pin::pin!($finish.changed());
+            // Tokio would have a task that has done much already come again without handing over its waker.
+            let mut changing = std::pin::pin!(tokio::task::unconstrained($finish.changed()));
             let mut is_waiting = false;
             let next = std::future::poll_fn(|context| {
                 if let Poll::Ready(outcome) = connection.as_mut().poll(context) {

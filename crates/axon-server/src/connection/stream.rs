@@ -82,6 +82,14 @@ pub(super) struct Timed<'a> {
 }
 
 impl Timed<'_> {
+    /// Notes that bytes were taken, or not. Over TLS they are only encrypted by that, and go when they are flushed.
+    fn took<T>(&self, outcome: Poll<T>) -> Poll<T> {
+        match self.stream {
+            Stream::Tls(_) if outcome.is_ready() => outcome,
+            _ => self.wrote(outcome),
+        }
+    }
+
     fn wrote<T>(&self, outcome: Poll<T>) -> Poll<T> {
         let Entered { connections, activity, .. } = self.entered;
         if outcome.is_pending() {
@@ -133,7 +141,7 @@ impl AsyncWrite for Timed<'_> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(outcome)
+        self.took(outcome)
     }
 
     fn poll_write_vectored(
@@ -142,7 +150,7 @@ impl AsyncWrite for Timed<'_> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.wrote(outcome)
+        self.took(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
@@ -130,10 +130,16 @@ impl Ready {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(|error| mismatch(&error, files))?;
-        // Shared by the ports, whose clients are checked alike, and new with every change of the files: who was let in by
-        // those of before is checked again.
-        http2.ticketer =
-            ring::Ticketer::new().map_err(|error| format!("{KEY}: no tickets can be made: {error}"))?;
+        if files.client_ca.is_some() {
+            // A session that is taken up again is let in without a look at the client's certificate, which may have
+            // expired since.
+            http2.send_tls13_tickets = 0;
+            http2.session_storage = Arc::new(NoServerSessionStorage {});
+        } else {
+            // Shared by the ports, and new with every change of the files.
+            http2.ticketer =
+                ring::Ticketer::new().map_err(|error| format!("{KEY}: no tickets can be made: {error}"))?;
+        }
         http2.alpn_protocols = vec![b"h2".to_vec()];
         let mut any = http2.clone();
         any.alpn_protocols.push(b"http/1.1".to_vec());

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use synapse::Tensor;
+
 use super::compare::compare;
 use super::counters::{Dropped, ShadowCounters};
 use super::declared::Destination;
@@ -24,6 +26,9 @@ pub const MAX_COPY_BYTES: usize = 256 << 20;
 
 /// The least urgent, of however many levels a model has.
 const LEAST: u64 = u64::MAX;
+
+/// What a request says that wants no kept answer and leaves none (`docs/response-cache.md`).
+const UNCACHED: (&str, Parameter) = ("response_cache", Parameter::Bool(false));
 
 /// Finds a model that is ready.
 pub(crate) type Finder = Box<dyn Fn(&Destination) -> Option<Arc<Model>> + Send>;
@@ -138,9 +143,9 @@ impl Shadows {
         Some(Copied {
             primary,
             shadow,
-            inputs: request.inputs.clone(),
+            inputs: kept(&request.inputs),
             outputs: request.outputs.clone(),
-            parameters: request.parameters.clone(),
+            parameters: uncached(&request.parameters),
             counters: Arc::clone(counters),
             place,
         })
@@ -165,6 +170,24 @@ fn run(work: &Receiver<Work>, back: &Weak<SyncSender<Work>>, find: &Finder) {
             Work::Compare(compared) => tell(*compared),
         }
     }
+}
+
+/// Inputs for after the answer, when the caller may write its own memory again.
+fn kept(inputs: &Inputs) -> Inputs {
+    let own = |tensor: &Tensor| if tensor.memory().is_lent() { tensor.detached() } else { tensor.clone() };
+    match inputs {
+        Inputs::One(tensor) => Inputs::One(own(tensor)),
+        Inputs::Named(named) => Inputs::Named(
+            named.iter().map(|one| NamedTensor::new(one.name.as_str(), own(&one.tensor))).collect(),
+        ),
+    }
+}
+
+/// The parameters of a copy: its run is what is compared, and no caller's kept answers make way for it.
+fn uncached(parameters: &[(String, Parameter)]) -> Vec<(String, Parameter)> {
+    let (key, value) = UNCACHED;
+    let others = parameters.iter().filter(|(name, _)| name != key).cloned();
+    others.chain([(key.to_owned(), value)]).collect()
 }
 
 /// Asks the shadow, if nobody waits for it or for the model that has answered.

@@ -117,7 +117,7 @@ impl Answers {
             let deadline = arrived + asked.timeout;
             let lookup = arrived.elapsed();
             let waiter = Waiter { lease: Arc::clone(&lease), respond, arrived, lookup, asked: Some(asked) };
-            let joined = state.flights.join(key, deadline, bytes, waiter);
+            let joined = state.flights.join(key, class, deadline, bytes, waiter);
             let member = joined.map_err(|_| Error::internal("a run ended while it was joined"))?;
             self.arm(&mut state);
             return Ok(Ticket::new(Arc::clone(&lease), Place::Flight(member)));

@@ -24,6 +24,7 @@ struct Waiting<W> {
     /// For followers: a leader's deadline is its run's.
     deadline: Instant,
     weight: usize,
+    class: u32,
     waiter: W,
 }
 
@@ -103,14 +104,21 @@ impl<W, R> Flights<W, R> {
         (run, Member { key, id })
     }
 
-    /// Joins the flight of `key` until `deadline`; gives the caller back when there is none.
+    /// Joins the flight of `key` until `deadline`, as urgent as `class` should it lead; gives the caller back when there is none.
     ///
     /// # Errors
     /// The caller.
-    pub fn join(&mut self, key: Key, deadline: Instant, weight: usize, waiter: W) -> Result<Member, W> {
+    pub fn join(
+        &mut self,
+        key: Key,
+        class: u32,
+        deadline: Instant,
+        weight: usize,
+        waiter: W,
+    ) -> Result<Member, W> {
         let id = self.number();
         let Some(flight) = self.open.get_mut(&key) else { return Err(waiter) };
-        flight.followers.push(Waiting { id, deadline, weight, waiter });
+        flight.followers.push(Waiting { id, deadline, weight, class, waiter });
         self.followers += 1;
         self.weight += weight;
         Ok(Member { key, id })
@@ -174,7 +182,7 @@ impl<W, R> Flights<W, R> {
             self.open.remove(&key);
             return Some(Failed { leader, next: None });
         }
-        let Waiting { id, deadline, weight, mut waiter } = flight.followers.remove(0);
+        let Waiting { id, deadline, weight, class, mut waiter } = flight.followers.remove(0);
         self.followers -= 1;
         self.weight -= weight;
         let next = prepare(&mut waiter, deadline);
@@ -182,6 +190,7 @@ impl<W, R> Flights<W, R> {
         flight.handle = None;
         flight.leader = Some(waiter);
         flight.leader_id = id;
+        flight.class = class;
         Some(Failed { leader, next: Some((next, next_run)) })
     }
 

@@ -206,11 +206,11 @@ fn flight() -> (Table, Key, Instant) {
 fn all_who_wait_are_answered_by_one_run() {
     let (mut flights, key, now) = flight();
     assert_eq!(flights.class(key), None);
-    assert_eq!(flights.join(key, now, 1, "early"), Err("early"));
+    assert_eq!(flights.join(key, 1, now, 1, "early"), Err("early"));
     let (run, _) = flights.begin(key, 2, "leader");
     assert_eq!(flights.class(key), Some(2));
-    flights.join(key, now + SECOND, 10, "one").unwrap();
-    flights.join(key, now, 5, "two").unwrap();
+    flights.join(key, 1, now + SECOND, 10, "one").unwrap();
+    flights.join(key, 1, now, 5, "two").unwrap();
     assert_eq!((flights.followers(), flights.next_deadline()), ((2, 15), Some(now)));
     assert!(flights.finish(key, run + 100).is_none(), "another run's answer is not theirs");
     let finished = flights.finish(key, run).unwrap();
@@ -225,11 +225,11 @@ fn a_run_goes_on_until_the_last_has_left() {
     let (mut flights, key, now) = flight();
     let (run, leader) = flights.begin(key, 1, "leader");
     flights.started(key, run, 7).unwrap();
-    let follower = flights.join(key, now, 1, "follower").unwrap();
+    let follower = flights.join(key, 1, now, 1, "follower").unwrap();
     let left = flights.leave(leader).unwrap();
     assert_eq!((left.waiter, left.was_leader, left.was_last, left.handle), ("leader", true, false, None));
     assert!(flights.leave(leader).is_none());
-    let late = flights.join(key, now, 1, "late").unwrap();
+    let late = flights.join(key, 1, now, 1, "late").unwrap();
     assert!(!flights.leave(follower).unwrap().was_last);
     let left = flights.leave(late).unwrap();
     assert_eq!((left.waiter, left.was_leader, left.was_last, left.handle), ("late", false, true, Some(7)));
@@ -241,9 +241,10 @@ fn a_run_that_fails_fails_its_leader_alone() {
     let (mut flights, key, now) = flight();
     let (run, _) = flights.begin(key, 1, "leader");
     flights.started(key, run, 7).unwrap();
-    flights.join(key, now + SECOND, 3, "one").unwrap();
-    flights.join(key, now, 4, "two").unwrap();
+    flights.join(key, 2, now + SECOND, 3, "one").unwrap();
+    flights.join(key, 1, now, 4, "two").unwrap();
     let failed = flights.fail(key, run, |waiter, deadline| (*waiter, deadline)).unwrap();
+    assert_eq!(flights.class(key), Some(2), "as urgent as who leads now");
     let ((next, deadline), second) = failed.next.unwrap();
     assert_eq!((failed.leader, next, deadline), (Some("leader"), "one", now + SECOND));
     assert_eq!(flights.followers(), (1, 4));
