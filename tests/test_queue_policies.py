@@ -83,3 +83,14 @@ def test_a_request_whose_time_is_over_waits_on_or_is_refused(tmp_path: Path, act
         until(lambda: running(server) == 1)
         assert ask(server) == status
         assert busy.result() == 200
+
+
+def test_a_time_longer_than_any_clock_has_is_no_trouble(tmp_path: Path) -> None:
+    settings = 'instances = 1\ntimeout_ms = 50\ntimeout_action = "delay"\n'
+    with serving(save(tmp_path, settings)) as server:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}
+        url = f"http://{server.address}/v2/models/m/infer"
+        for seconds in ("1e19", "18446744073709549568"):
+            answer = httpx2.post(url, json={"inputs": [tensor]}, headers={"X-Request-Timeout": seconds})
+            assert answer.status_code == 200
+        assert ask(server) == 200

@@ -298,7 +298,7 @@ impl Model {
         admitted.class = self.configuration.dynamic_batching().class(priority);
         let setting = self.config.latency_target.unwrap_or(self.config.request_timeout);
         let policy = self.configuration.queue_of(admitted.class);
-        admitted.lingers = policy.lingers(timeout, self.config.request_timeout);
+        admitted.lingers = policy.lingers(timeout, self.config.request_timeout).min(MAX_TIMEOUT);
         let timeout = policy.timeout(timeout, setting).min(MAX_TIMEOUT);
         let asked = Asked { admitted, wanted, doubt, timeout };
         match &self.answers {
