@@ -47,11 +47,10 @@ impl Desk {
     }
 }
 
-/// How many threads move bytes: few, as the models need the rest of the cores. Two cores have two, so that small models,
-/// which cost less than their bytes, can have both.
+/// How many threads move bytes: few, as the models need the rest of the cores. **Source:** `docs/decisions/0015`.
 fn count() -> usize {
     match granted_cores().get() {
-        1 => 1,
+        1 | 2 => 1,
         cores => (cores / 4).clamp(2, MOST),
     }
 }
