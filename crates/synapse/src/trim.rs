@@ -15,26 +15,15 @@ pub fn trim() {
     }
 }
 
-/// The largest block that comes from a heap. **Source:** glibc's own limit of what it learns.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGEST_IN_A_HEAP: i32 = 4 << 20;
-
-/// What a heap keeps free at its end until it is trimmed. **Source:** as above.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT_AT_THE_END: i32 = 4 << 20;
-
-/// Suits the C library's allocator to models that come and go, from now on: at most `count` heaps, which keep what was
-/// freed until [`trim`]. Does nothing where it is not glibc's, or where the user has suited it himself by a variable of
-/// glibc. Affects the whole process: for whoever owns it.
+/// Suits the C library's allocator to models that come and go, from now on: at most `count` heaps. Does nothing where it
+/// is not glibc's, or where the user has suited it himself by a variable of glibc. Affects the whole process: for whoever owns it.
 ///
 /// Each heap keeps what is free below its last block in use: with glibc's eight for each core, and a thread for each
-/// load, models leave half as much again as they take. And by itself glibc gives the memory of a model back at once, so
-/// that the next has a page fault for each page. **Source:** `benchmarks/residency`; mallopt(3).
+/// load, models leave half as much again as they take. What a heap keeps is left to glibc: less made requests with large
+/// tensors half as fast, and more kept the memory of bodies. **Source:** `benchmarks/residency`; mallopt(3).
 pub fn settle_allocator(count: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        const M_TRIM_THRESHOLD: i32 = -1;
-        const M_MMAP_THRESHOLD: i32 = -3;
         const M_ARENA_MAX: i32 = -8;
         // SAFETY: glibc's own function, which takes any numbers and locks what it touches; the declaration is that of
         // `malloc.h`.
@@ -48,15 +37,8 @@ pub fn settle_allocator(count: usize) {
             return;
         }
         let heaps = i32::try_from(count).unwrap_or(i32::MAX);
-        let settings = [
-            (M_ARENA_MAX, heaps),
-            (M_MMAP_THRESHOLD, LARGEST_IN_A_HEAP),
-            (M_TRIM_THRESHOLD, KEPT_AT_THE_END),
-        ];
-        for (parameter, value) in settings {
-            // It fails for what it does not know, and then nothing is changed.
-            let _ = mallopt(parameter, value);
-        }
+        // It fails for what it does not know, and then nothing is changed.
+        let _ = mallopt(M_ARENA_MAX, heaps);
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let _ = count;
