@@ -277,7 +277,8 @@ impl<B: Body + Unpin> Body for Answering<B> {
     }
 }
 
-/// Serves a connection in a task of its own, on a thread that it stays on, until it closes or is told to finish; refuses it over the limit.
+/// Serves a connection in a task of its own, on a thread that it stays on, until it closes or is told to finish; refuses it
+/// over the limit.
 pub(crate) fn spawn<A: Answer>(
     answer: &A,
     (connections, threads): (&Arc<Connections>, &Threads),
@@ -289,9 +290,9 @@ pub(crate) fn spawn<A: Answer>(
         return;
     };
     let answer = answer.clone();
-    threads.spawn(async move {
-        // The listener's thread is not the connection's.
-        match stream.into_std().and_then(TcpStream::from_std) {
+    threads.spawn(|moves| async move {
+        let stream = if moves { stream.into_std().and_then(TcpStream::from_std) } else { Ok(stream) };
+        match stream {
             Ok(stream) => run(answer, entered, stream, finish).await,
             Err(error) => tracing::warn!("a connection was lost: {error}"),
         }

@@ -109,11 +109,11 @@ impl Threads {
         std::iter::once(Ok(first)).chain(others).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Gives a connection to the thread that has the fewest.
-    pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+    /// Gives a connection to the thread that has the fewest; `serve` is told whether that is another than the first.
+    pub fn spawn<F: Future<Output = ()> + Send + 'static>(&self, serve: impl FnOnce(bool) -> F) {
         let Some(hand) = self.0.iter().min_by_key(|hand| hand.open.load(Relaxed)) else { return };
         hand.open.fetch_add(1, Relaxed);
-        let leave = Leave(Arc::clone(&hand.open));
+        let (leave, connection) = (Leave(Arc::clone(&hand.open)), serve(hand.end.is_some()));
         hand.handle.spawn(async move {
             let _leave = leave;
             connection.await;
@@ -158,7 +158,7 @@ mod tests {
             let (met, seen) = (Arc::new(Barrier::new(all + 1)), Arc::new(Mutex::new(Vec::new())));
             for _ in 0..all {
                 let (met, seen, first) = (Arc::clone(&met), Arc::clone(&seen), Arc::clone(&first));
-                threads.spawn(async move {
+                threads.spawn(|_| async move {
                     let place = || {
                         let desk = Desk::of_this_thread(&first);
                         (std::thread::current().id(), Arc::as_ptr(&desk).addr())

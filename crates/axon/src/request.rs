@@ -72,6 +72,9 @@ pub enum Parameter {
     String(String),
 }
 
+/// The parameter of a request that says whether its answer may come from the response cache, `true` or `false`.
+pub const RESPONSE_CACHE: &str = "response_cache";
+
 /// Names a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SequenceId {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axon::metrics::Observed;
-use axon::request::{InferenceRequest, Parameter};
+use axon::request::{InferenceRequest, Parameter, RESPONSE_CACHE};
 use axon::{Error, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -23,9 +23,6 @@ use crate::trace::{Caller, Entry, Span};
 
 /// The length of the JSON part of a body that goes on with binary tensors.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-
-/// The parameter that says whether an answer may come from the response cache.
-const BYPASS: &str = "response_cache";
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -276,8 +273,8 @@ fn obey_cache_control(present: Present<'_>, parameters: &mut Vec<(String, Parame
     };
     let mut values = present.all().get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     if values.any(|value| value.split(',').any(is_unwanted)) {
-        parameters.retain(|(key, _)| key != BYPASS);
-        parameters.push((BYPASS.to_owned(), Parameter::Bool(false)));
+        parameters.retain(|(key, _)| key != RESPONSE_CACHE);
+        parameters.push((RESPONSE_CACHE.to_owned(), Parameter::Bool(false)));
     }
 }
 

@@ -16,7 +16,7 @@ use super::counters::{Dropped, ShadowCounters};
 use super::declared::Destination;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repository::Model;
-use crate::request::{InferenceRequest, InferenceResponse, Inputs, NamedTensor, Parameter};
+use crate::request::{InferenceRequest, InferenceResponse, Inputs, NamedTensor, Parameter, RESPONSE_CACHE};
 
 /// The most copies that are on their way.
 pub const MAX_COPIES: usize = 32;
@@ -26,9 +26,6 @@ pub const MAX_COPY_BYTES: usize = 256 << 20;
 
 /// The least urgent, of however many levels a model has.
 const LEAST: u64 = u64::MAX;
-
-/// What a request says that wants no kept answer and leaves none (`docs/response-cache.md`).
-const UNCACHED: (&str, Parameter) = ("response_cache", Parameter::Bool(false));
 
 /// Finds a model that is ready.
 pub(crate) type Finder = Box<dyn Fn(&Destination) -> Option<Arc<Model>> + Send>;
@@ -185,9 +182,8 @@ fn kept(inputs: &Inputs) -> Inputs {
 
 /// The parameters of a copy: its run is what is compared, and no caller's kept answers make way for it.
 fn uncached(parameters: &[(String, Parameter)]) -> Vec<(String, Parameter)> {
-    let (key, value) = UNCACHED;
-    let others = parameters.iter().filter(|(name, _)| name != key).cloned();
-    others.chain([(key.to_owned(), value)]).collect()
+    let others = parameters.iter().filter(|(name, _)| name != RESPONSE_CACHE).cloned();
+    others.chain([(RESPONSE_CACHE.to_owned(), Parameter::Bool(false))]).collect()
 }
 
 /// Asks the shadow, if nobody waits for it or for the model that has answered.

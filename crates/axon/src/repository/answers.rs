@@ -14,7 +14,7 @@ use super::model::{Asked, Model};
 use super::ticket::{Place, Ticket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::reason::Reason;
-use crate::request::{CacheUse, InferenceResponse, NamedTensor, Parameter, Timing};
+use crate::request::{CacheUse, InferenceResponse, NamedTensor, Parameter, RESPONSE_CACHE, Timing};
 use crate::response_cache::{Failed, Finished, Flights, Key, Left, Member, Owner, ResponseCache};
 use crate::scheduler::{Accepted, Alarmed, Output, Timer};
 
@@ -26,9 +26,6 @@ pub(super) type Responses = ResponseCache<Kept>;
 
 /// What a tensor takes beside its elements: itself, and the allocation that it refers to.
 const PLACE: usize = size_of::<Tensor>() + 128;
-
-/// The parameter of a request that is to be run itself.
-const PARAMETER: &str = "response_cache";
 
 /// Called once with the answer.
 type Respond = Box<dyn FnOnce(Result<InferenceResponse>) + Send>;
@@ -413,11 +410,11 @@ impl Model {
 /// # Errors
 /// [`ErrorKind::InvalidRequest`] for another value than `true` and `false`.
 pub(super) fn bypasses(parameters: &[(String, Parameter)]) -> Result<bool> {
-    match parameters.iter().find(|(key, _)| key == PARAMETER) {
+    match parameters.iter().find(|(key, _)| key == RESPONSE_CACHE) {
         None => Ok(false),
         Some((_, Parameter::Bool(is_wanted))) => Ok(!is_wanted),
         Some((_, other)) => Err(Error::invalid(
-            format!("parameters.{PARAMETER}"),
+            format!("parameters.{RESPONSE_CACHE}"),
             format_args!("expected true or false, got {other:?}"),
         )),
     }
