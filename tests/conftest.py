@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import models
 import pytest
+from authority import Authority, Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,3 +50,15 @@ def save_model(tmp_path: Path) -> SaveModel:
 def digits() -> Path:
     """Return the classifier of handwritten digits; its images and labels lie beside it."""
     return ROOT / "examples" / "digits" / "digits.onnx"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return who signs the certificates of a file of tests."""
+    return Authority(tmp_path_factory.mktemp("authority"), "ca")
+
+
+@pytest.fixture(scope="module")
+def own(authority: Authority) -> Pair:
+    """Return the server's certificate and key."""
+    return authority.sign("server")

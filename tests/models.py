@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATATYPES",
     "ENDLESS",
+    "SLEEPER",
     "baked_batch",
     "cumsum_rows",
     "dynamic_inner",
@@ -257,6 +258,18 @@ def slow(milliseconds: float = 5.0) -> onnx.ModelProto:
 
 #: What `endless` never comes to an end with: no value that a load-time probe would think of.
 ENDLESS: Final = 12345.0
+
+#: The `model.toml` of a test executor that answers `x` as `y`, as late as its request or its configuration says.
+SLEEPER: Final = """
+backend = "identity"
+max_batch_size = 1
+[inputs.x]
+datatype = "FP32"
+shape = [1]
+[outputs.y]
+datatype = "FP32"
+shape = [1]
+"""
 
 
 def endless() -> onnx.ModelProto:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 import pytest
 from axon import Client, InvalidRequest, ModelNotFound
+from models import SLEEPER
 from serving import AXON, serving
 
 if TYPE_CHECKING:
@@ -21,18 +22,7 @@ if TYPE_CHECKING:
     Ask = Callable[..., httpx2.Response]
 
 #: A run takes 100 ms, however many rows it has; one instance, one row a batch.
-SLOW: Final = """
-backend = "identity"
-max_batch_size = 1
-[inputs.x]
-datatype = "FP32"
-shape = [1]
-[outputs.y]
-datatype = "FP32"
-shape = [1]
-[parameters]
-execute_delay_ms = 100
-"""
+SLOW: Final = SLEEPER + "[parameters]\nexecute_delay_ms = 100\n"
 QUESTION: Final[dict[str, Any]] = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
 CALLERS: Final = 20
 #: One after the other they take 6.4 of the 10 s that a request may wait.

@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import tritonclient.grpc as triton
-from models import identity, save
+from models import SLEEPER, identity, save
 from serving import serving
 
 if TYPE_CHECKING:
@@ -25,17 +25,6 @@ PATIENCE_S: Final = 30.0
 LIVE: Final = "/v2/health/live"
 READY: Final = "/v2/health/ready"
 VERBOSE: Final = "/v2/health/ready?verbose=1"
-#: A model that runs as long as its request says.
-SLEEPER: Final = """
-backend = "identity"
-max_batch_size = 1
-[inputs.x]
-datatype = "FP32"
-shape = [1]
-[outputs.y]
-datatype = "FP32"
-shape = [1]
-"""
 
 
 class Answer(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 import pytest
+from models import SLEEPER
 from serving import serving
 
 if TYPE_CHECKING:
@@ -16,22 +17,12 @@ if TYPE_CHECKING:
 
     from serving import Server
 
-IDENTITY: Final = """
-backend = "identity"
-max_batch_size = 1
-[inputs.x]
-datatype = "FP32"
-shape = [1]
-[outputs.y]
-datatype = "FP32"
-shape = [1]
-"""
 PATIENCE_S: Final = 30.0
 
 
 def save(folder: Path, settings: str) -> Path:
     (folder / "m" / "1").mkdir(parents=True)
-    (folder / "m" / "model.toml").write_text(settings + IDENTITY)
+    (folder / "m" / "model.toml").write_text(settings + SLEEPER)
     return folder
 
 

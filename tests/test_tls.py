@@ -46,17 +46,6 @@ RESULTS: Final = frozenset(
 )
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"), "ca")
-
-
-@pytest.fixture(scope="module")
-def own(authority: Authority) -> Pair:
-    """Return the server's certificate and key."""
-    return authority.sign("server")
-
-
 @contextmanager
 def encrypted(path: Path, pair: Pair, *options: str) -> Iterator[Server]:
     with serving(path, "--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), *options) as server:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import httpx2
-import pytest
 from authority import DAY, Authority, Pair
 from cryptography import x509
 from serving import AXON, PATIENCE_S, Server, environment, serving
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["command"]
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"), "ca")
-
-
-@pytest.fixture(scope="module")
-def own(authority: Authority) -> Pair:
-    """Return the server's certificate and key."""
-    return authority.sign("server")
 
 
 # --- certificates that are changed

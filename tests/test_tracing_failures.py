@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2 as httpx
 from collector import collecting
 from http2 import PATIENCE_S
-from models import gather, save
+from models import SLEEPER, gather, save
 from tracing import read, traced_server
 
 if TYPE_CHECKING:
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from serving import Server
 
 ERROR: Final = 2
-#: A model that runs as long as its request says, one request after the other.
-SLEEPER: Final = """
-backend = "identity"
-max_batch_size = 1
-[inputs.x]
-datatype = "FP32"
-shape = [1]
-[outputs.y]
-datatype = "FP32"
-shape = [1]
-"""
 
 
 def sleeper(folder: Path) -> Path:
