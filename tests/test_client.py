@@ -57,16 +57,15 @@ def urls(repository: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         server = stack.enter_context(serving(repository, *options))
         found = {"http": f"http://{server.address}"}
-        if own := re.search(r"grpc://[^\s,]+", server.printed):
-            found["grpc"] = own[0]
+        own = re.search(r"grpc://[^\s,]+", server.printed)
+        assert own, server.printed
+        found["grpc"] = own[0]
         found["grpcio"], _ = stack.enter_context(serving_grpcio(repository))
         yield found
 
 
 @pytest.fixture(params=WAYS)
 def url(request: pytest.FixtureRequest, urls: dict[str, str]) -> str:
-    if request.param not in urls:
-        pytest.skip(f"this server has no way {request.param}")
     return urls[request.param]
 
 
