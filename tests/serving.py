@@ -112,6 +112,10 @@ class Server:
         """What it had printed when it was ready."""
         return self._printed.decode()
 
+    def log(self) -> str:
+        """Return what it has written to standard error so far."""
+        return self._log.read_text(errors="replace")
+
     def stop(self) -> Ended:
         """Send SIGTERM, wait for the end and say what was left; the second call says it again."""
         if self._ended is None:

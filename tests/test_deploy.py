@@ -212,7 +212,7 @@ def test_the_rules_are_valid_and_fire_when_they_should() -> None:
 
 
 def minutes(time: str) -> int:
-    return int(time[:-1]) * {"m": 1, "h": 60}[time[-1]]
+    return int(time[:-1]) * {"m": 1, "h": 60, "d": 1440}[time[-1]]
 
 
 def test_every_alert_is_tried_firing_and_over_again() -> None:

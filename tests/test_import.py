@@ -252,3 +252,22 @@ def test_the_cache_stays_within_its_size(tmp_path: Path, cache: Path) -> None:
         assert sum(entry["bytes"] for entry in kept(cache)) <= 24 << 20
     assert len(kept(cache)) >= 1
     assert kept(cache)[0]["profile"]["model"].startswith("m")
+
+
+def test_a_quick_load_answers_unpacked_at_first_and_then_as_always(tmp_path: Path, cache: Path) -> None:
+    path = large(tmp_path / "large.onnx")
+    add(cache, path)
+    values = np.random.default_rng(0).standard_normal((1, 64), np.float32)
+    wanted = expected(path, values)
+    quick = ("--model-cache", str(cache), "--no-batching", "--quick-load", "--log-level", "info")
+    # Nothing is known yet of how it is best run: it is loaded as always.
+    with serving(path, *quick) as server:
+        assert ask(server.address, "large", values) == wanted
+        assert "its weights are packed" not in server.log()
+    with serving(path, *quick) as server:
+        first = ask(server.address, "large", values)
+        close = np.frombuffer(wanted, np.float32)
+        np.testing.assert_allclose(np.frombuffer(first, np.float32), close, rtol=1e-4, atol=1e-5)
+        wait_until(lambda: "its weights are packed" in server.log())
+        assert ask(server.address, "large", values) == wanted
+        assert mapped(server.process.pid, cache / "entries")

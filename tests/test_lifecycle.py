@@ -40,7 +40,7 @@ Command: TypeAlias = "list[str | Path]"
 PORTS: Final = 3
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-READY: Final = re.compile(r"ready at http://127\.0\.0\.1:(\d+) and grpc://127\.0\.0\.1:\d+ in ")
+READY: Final = re.compile(r"ready at https?://127\.0\.0\.1:(\d+) and grpcs?://127\.0\.0\.1:\d+ in ")
 
 
 def binary() -> Path | None:

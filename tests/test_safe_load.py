@@ -12,6 +12,7 @@ import pickle
 import struct
 import zipfile
 from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -106,6 +107,41 @@ def _cycle() -> onnx.ModelProto:
     return _model([helper.make_node("Add", ["x", "b"], ["y"]), helper.make_node("Neg", ["y"], ["b"])])
 
 
+def _versions(opset: int | None, ir: int = 8) -> onnx.ModelProto:
+    """Negate, by operators of this version; none imports no operators."""
+    model = _model([helper.make_node("Neg", ["x"], ["y"])])
+    del model.opset_import[:]
+    if opset is not None:
+        model.opset_import.append(helper.make_opsetid("", opset))
+    model.ir_version = ir
+    return model
+
+
+def _weighted(array: np.ndarray[Any, Any]) -> onnx.ModelProto:
+    return _model([helper.make_node("MatMul", ["x", "w"], ["y"])], [numpy_helper.from_array(array, "w")])
+
+
+def _image(kind: str, weights: Sequence[onnx.TensorProto] = (), **attributes: Any) -> onnx.ModelProto:  # noqa: ANN401
+    """Do something to an image of four by four."""
+    node = helper.make_node(kind, ["x", *(weight.name for weight in weights)], ["y"], **attributes)
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 1, 4, 4])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "hostile", [image], [output], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _convolution(**attributes: Any) -> onnx.ModelProto:  # noqa: ANN401
+    return _image("Conv", [numpy_helper.from_array(np.zeros((1, 1, 3, 3), np.float32), "w")], **attributes)
+
+
+def _twice() -> onnx.ModelProto:
+    return _model([helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Abs", ["x"], ["y"])])
+
+
+def _named(name: str) -> onnx.ModelProto:
+    return _model([helper.make_node("Neg", ["x"], [name])], output=name)
+
+
 def _zip() -> bytes:
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -141,8 +177,17 @@ HOSTILE: Final[Sequence[tuple[str, bytes | onnx.ModelProto, str]]] = [
     ("b105_zip", _zip(), "not an ONNX protobuf"),
     ("b105_pickle", pickle.dumps({"w": 1}), "not an ONNX protobuf"),
     ("b105_random", np.random.default_rng(7).bytes(64 << 10), "not an ONNX protobuf"),
+    ("b106_opset_999", _versions(999), "Opset 999 is under development"),
+    ("b106_opset_0", _versions(0), "domain_version of 0"),
+    ("b106_no_opset", _versions(None), "Missing opset"),
+    ("b106_ir_99", _versions(17, ir=99), "IR version"),
     ("b107_cycle", _cycle(), "ONNX Runtime cannot load the model"),
+    ("b107_dangling", _model([helper.make_node("Add", ["x", "nowhere"], ["y"])]), "input 'nowhere' is not"),
+    ("b107_twice", _twice(), "Duplicate definition of name (y)"),
     ("b108_unknown", _model([helper.make_node("Frobnicate", ["x"], ["y"])]), "Frobnicate"),
+    ("b108_domain", _model([helper.make_node("Op", ["x"], ["y"], domain="nowhere")]), "'nowhere'"),
+    ("b109_type", _weighted(np.zeros((2, 2), np.int64)), "(MatMul) bound to different types (tensor(float) and"),
+    ("b109_shape", _weighted(np.zeros((3, 2), np.float32)), "(MatMul) [ShapeInferenceError] Incompatible dimensions"),
     ("b110_short", _with_tensor([1, 1, 2, 2], TensorProto.FLOAT, b"\0" * 4), "initializer `w`: expected 16 bytes"),
     ("b110_huge", _with_tensor([1 << 31, 1 << 31], TensorProto.FLOAT, b""), "initializer `w`: expected"),
     ("b110_negative", _with_tensor([-1], TensorProto.FLOAT, b""), "initializer `w`: expected dimensions"),
@@ -164,6 +209,12 @@ HOSTILE: Final[Sequence[tuple[str, bytes | onnx.ModelProto, str]]] = [
     ("b114_depth_16", _bomb(16), "functions: expected at most"),
     ("b114_depth_24", _bomb(24), "functions: expected at most"),
     ("b115_newline", _model([helper.make_node("Neg", ["x"], ["a\nb"])], output="a\nb"), "expected a printable name"),
+    ("b115_nul", _named("a\0b"), "node[0].output: expected a printable name"),
+    ("b115_mebibyte", _named("n" * (1 << 20)), "node[0].output: expected a name of at most 4096 bytes, got 1048576"),
+    ("b116_stride", _convolution(strides=[0, 0]), "(Conv) [ShapeInferenceError] Attribute strides"),
+    ("b116_pad", _convolution(pads=[-100] * 4), "(Conv) [ShapeInferenceError] Attribute pads"),
+    ("b116_dilation", _convolution(dilations=[1 << 62] * 2), "(Conv) [ShapeInferenceError]"),
+    ("b116_kernel", _image("MaxPool", kernel_shape=[0, 0]), "(MaxPool) [ShapeInferenceError] Attribute kernel_shape"),
     (
         "b117_256_gib",
         _constant_of_shape(256),
@@ -226,6 +277,16 @@ def test_the_server_lives_and_serves_the_good_model(server: Server) -> None:
     status, answer = _ask(server, "POST", "/v2/models/good/infer", {"inputs": inputs})
     assert status == 200, answer
     assert _ask(server, "GET", "/v2/health/live")[0] == 200
+
+
+def test_a_chain_of_many_nodes_is_no_bomb(tmp_path: Path) -> None:
+    """B-115: it is long, and nothing else."""
+    names = ["x", *(f"v{number}" for number in range(1, 20_000)), "y"]
+    nodes = [helper.make_node("Neg", [before], [after]) for before, after in pairwise(names)]
+    with serving(save(_model(nodes), tmp_path / "chain.onnx")) as server:
+        inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, -2.0]}]
+        status, answer = _ask(server, "POST", "/v2/models/chain/infer", {"inputs": inputs})
+        assert (status, answer["outputs"][0]["data"]) == (200, [1.0, -2.0])
 
 
 def test_a_bomb_of_a_kilobyte_is_refused_in_under_a_second_without_a_trial(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from authority import DAY, Authority, Pair
 from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 from serving import AXON, PATIENCE_S, Server, environment, run_axon, serving
-from test_lifecycle import command
+from test_lifecycle import command, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,6 +164,16 @@ def test_it_says_where_it_listens_and_every_port_is_encrypted(server: Server, au
         assert client.get(metrics).raise_for_status().text.startswith("# HELP axon_")
 
 
+def test_both_programs_speak_it(
+    command: list[str | Path], digits: Path, own: Pair, authority: Authority, tmp_path: Path
+) -> None:
+    model = Path(shutil.copy(digits, tmp_path / "digits.onnx"))
+    with running(command, model, "--tls-cert", str(own.certificate), "--tls-key", str(own.key)) as started:
+        url = f"https://127.0.0.1:{started.port}/v2/models/digits/generate"
+        assert httpx2.post(url, json=PIXELS, verify=context(authority)).status_code == 200
+        assert started.end().returncode == 0
+
+
 @pytest.mark.parametrize(
     ("offered", "spoken"),
     [(["h2", "http/1.1"], "h2"), (["http/1.1"], "http/1.1"), ([], None)],
@@ -251,6 +261,11 @@ def test_our_client_shows_its_certificate(closed: Server, authority: Authority, 
     ("url", "arguments", "message"),
     [
         ("http://h:1", {"ca": "x"}, "ca: expected a URL that begins with https:// or grpcs://, got 'http://h:1'"),
+        (
+            "http://me:secret@h:1",
+            {"ca": "x"},
+            "ca: expected a URL that begins with https:// or grpcs://, got 'http://h:1'",
+        ),
         ("grpc://h:1", {"certificate": ("c", "k")}, "certificate: expected a URL that begins with https://"),
         ("https://h:1", {"ca": "/nowhere"}, "ca: `/nowhere` cannot be used: No such file or directory"),
         ("grpcs://h:1", {"ca": "/nowhere"}, "ca: `/nowhere` cannot be used: No such file or directory"),
@@ -454,6 +469,18 @@ def test_a_session_is_taken_up_again(server: Server, authority: Authority) -> No
     plain = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
     with made.wrap_socket(plain, server_hostname=server.host, session=session) as wrapped:
         assert wrapped.session_reused
+
+
+def test_at_the_end_a_connection_is_closed_as_tls_closes_it(digits: Path, own: Pair, authority: Authority) -> None:
+    with encrypted(digits, own) as server:
+        plain = socket.create_connection((server.host, server.port), timeout=PATIENCE_S)
+        made = context(authority)
+        # Without the alert that ends it, reading fails.
+        with made.wrap_socket(plain, server_hostname=server.host, suppress_ragged_eofs=False) as wrapped:
+            wrapped.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert wrapped.recv(4096).startswith(b"HTTP/1.1 200")
+            assert server.stop().returncode == 0
+            assert wrapped.recv(4096) == b""
 
 
 # --- certificates that are changed

@@ -38,6 +38,7 @@ class NativeConfig(TypedDict):
     control: str
     load_models: list[str]
     memory_budget: int | None
+    eviction_policy: str
     repository_poll_s: int
     load_check: str
     load_check_s: int
@@ -46,6 +47,7 @@ class NativeConfig(TypedDict):
     model_cache: bool
     model_cache_folder: str | None
     model_cache_bytes: int
+    quick_load: bool
     response_cache_bytes: int
 
 class NativeServe(TypedDict):

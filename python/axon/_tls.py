@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from axon._url import shown
 from axon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Trust:
         """
         if not self.is_default and not url.startswith(("https://", "grpcs://")):
             field = "certificate" if self.ca is None else "ca"
-            raise InvalidRequest(f"{field}: expected a URL that begins with https:// or grpcs://, got {url!r}", field)
+            raise InvalidRequest(
+                f"{field}: expected a URL that begins with https:// or grpcs://, got {shown(url)!r}", field
+            )
 
     def context(self) -> ssl.SSLContext:
         """Make what Python's sockets ask for.

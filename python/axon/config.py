@@ -25,6 +25,8 @@ class Loading:
         control: Who decides which models are loaded: "none", "explicit", "poll" or "auto".
         memory_budget: Bytes that loaded models may take together when `control` is "auto"; None is what the host
             has, less a tenth or 256 MiB.
+        eviction_policy: Which models leave first when `control` is "auto": "value" (those whose bytes save the least
+            time of loading) or "lru" (those that were used longest ago, to compare with).
         load_models: The models to load at start when `control` is "explicit".
         poll_s: Seconds between two looks at the repository when `control` is "poll"; 0 leaves it to the system to tell.
         check: Which models are loaded for trial in a process of their own: "always", "first" or "off".
@@ -33,11 +35,14 @@ class Loading:
         model_cache: Whether models are kept as they are made ready for this machine, to load faster.
         model_cache_folder: Where; None is `axon/models` in the user's cache folder.
         model_cache_bytes: The most bytes of it.
+        quick_load: Whether an imported model answers before its weights are packed, within milliseconds of its load;
+            those answers may differ in their last bits from the later ones.
         response_cache_bytes: Bytes of answers that are kept, of all models whose configuration asks for it; 0 is off.
     """
 
     control: str = "none"
     memory_budget: int | None = None
+    eviction_policy: str = "value"
     load_models: Sequence[str] = ()
     poll_s: int = 15
     check: str = "off"
@@ -46,6 +51,7 @@ class Loading:
     model_cache: bool = False
     model_cache_folder: str | None = None
     model_cache_bytes: int = 16 << 30
+    quick_load: bool = False
     response_cache_bytes: int = 64 << 20
 
 
@@ -122,6 +128,7 @@ class ModelConfig:
             "control": loading.control,
             "load_models": list(loading.load_models),
             "memory_budget": loading.memory_budget,
+            "eviction_policy": loading.eviction_policy,
             "repository_poll_s": loading.poll_s,
             "load_check": loading.check,
             "load_check_s": loading.check_s,
@@ -131,5 +138,6 @@ class ModelConfig:
             "model_cache": loading.model_cache,
             "model_cache_folder": loading.model_cache_folder,
             "model_cache_bytes": loading.model_cache_bytes,
+            "quick_load": loading.quick_load,
             "response_cache_bytes": loading.response_cache_bytes,
         }

@@ -88,6 +88,7 @@ pub struct NativeConfig {
     control: String,
     load_models: Vec<String>,
     memory_budget: Option<u64>,
+    eviction_policy: String,
     repository_poll_s: u64,
     load_check: String,
     load_check_s: u64,
@@ -96,6 +97,7 @@ pub struct NativeConfig {
     model_cache: bool,
     model_cache_folder: Option<PathBuf>,
     model_cache_bytes: u64,
+    quick_load: bool,
     response_cache_bytes: usize,
 }
 
@@ -107,6 +109,10 @@ impl NativeConfig {
             control: self.control.parse().map_err(|problem| Error::invalid("model_control_mode", problem))?,
             load_models: self.load_models,
             memory_budget: self.memory_budget,
+            eviction_policy: self
+                .eviction_policy
+                .parse()
+                .map_err(|problem| Error::invalid("eviction_policy", problem))?,
             lanes: self.lanes,
             poll_interval: PollInterval(Duration::from_secs(self.repository_poll_s)),
             load_check: LoadCheckConfig {
@@ -120,6 +126,7 @@ impl NativeConfig {
                 is_on: self.model_cache,
                 folder: self.model_cache_folder,
                 max_bytes: self.model_cache_bytes,
+                quick_load: self.quick_load,
                 ..ModelCacheConfig::default()
             },
             response_cache: ResponseCacheSize(self.response_cache_bytes),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axon::error::Echo;
+use axon::reason::Reason;
 use axon::repository::LoadOverrides;
 use axon::{Error, Result};
 use base64::Engine as _;
@@ -54,7 +55,8 @@ pub(crate) fn only_ready(body: &Bytes) -> Result<bool> {
     match object(body)?.get("ready") {
         None => Ok(false),
         Some(Value::Bool(ready)) => Ok(*ready),
-        Some(other) => Err(Error::invalid("ready", format_args!("expected a boolean, got {}", kind(other)))),
+        Some(other) => Err(Error::invalid("ready", format_args!("expected a boolean, got {}", kind(other)))
+            .because(Reason::IndexReady)),
     }
 }
 
@@ -77,15 +79,16 @@ pub(crate) fn overrides(body: &Bytes) -> Result<LoadOverrides> {
             })?;
             overrides.files.push((key, bytes));
         } else {
-            return Err(unknown_load_parameter(&key));
+            return Err(unknown_load_parameter(&key, "string"));
         }
     }
     Ok(overrides)
 }
 
 /// A parameter of a load that means nothing.
-pub(crate) fn unknown_load_parameter(key: &str) -> Error {
+pub(crate) fn unknown_load_parameter(key: &str, datatype: &'static str) -> Error {
     Error::invalid("parameters", format_args!("expected config or file:<version>/<name>, got {}", Echo(key)))
+        .because(Reason::LoadParameter(key.to_owned(), datatype))
 }
 
 /// Whether what depends on a model is to be unloaded with it.

@@ -85,6 +85,8 @@ pub struct Told {
     pub grpc: u32,
     /// The text.
     pub text: String,
+    /// The text over HTTP, where it is another.
+    pub over_http: Option<&'static str>,
 }
 
 /// `INVALID_ARG` of Triton, and what else its codes become.
@@ -100,10 +102,14 @@ const SHAPE_NOTE: &str = " NOTE: Setting a non-zero max_batch_size in the model 
      be prepended to each input shape. If you want to specify the full shape including the batch dim in your input \
      dims config, try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size.";
 
+/// What is said over HTTP of a dimension below 0.
+const NEGATIVE_OVER_HTTP: &str =
+    "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer";
+
 /// What Triton tells for an error.
 #[must_use]
 pub fn triton(error: &Error, context: Context<'_>) -> Told {
-    let told = |(http, grpc): (u16, u32), text: String| Told { http, grpc, text };
+    let told = |(http, grpc): (u16, u32), text: String| Told { http, grpc, text, over_http: None };
     let Some(reason) = error.reason() else { return by_kind(error) };
     let model = Name(context.model);
     if let Some(text) = about_request(reason, model) {
@@ -140,9 +146,16 @@ pub fn triton(error: &Error, context: Context<'_>) -> Told {
                 "All input dimensions should be specified for input '{}' for model '{model}', got {got}",
                 Name(input)
             ),
+            over_http: Some(NEGATIVE_OVER_HTTP),
         },
-        Reason::MalformedJson(_) => {
-            told(INTERNAL, format!("failed to parse the request JSON buffer: {}", error.message()))
+        Reason::LoadParameter(name, datatype) => Told {
+            http: INTERNAL.0,
+            grpc: INVALID.1,
+            text: format!("unrecognized load parameter '{}' with type {datatype}.", Name(name)),
+            over_http: Some("unexpected error on creating Triton parameter"),
+        },
+        Reason::MalformedJson(at) => {
+            told(INTERNAL, format!("failed to parse the request JSON buffer: {} at {at}", error.message()))
         }
         Reason::Member(member) => told(INTERNAL, format!("Unable to parse '{member}': {}", error.message())),
         Reason::TooFewElements => {
@@ -204,6 +217,31 @@ fn about_wire(reason: &Reason, model: Name<'_>) -> Option<((u16, u32), String)> 
         Reason::HeaderLength { body, got: Some(got) } => {
             format!("inference header size should be in range (0, {body}), got: {got}")
         }
+        Reason::HeaderLength { got: None, .. } => {
+            "Unable to parse Inference-Header-Content-Length, expected an integer".to_owned()
+        }
+        Reason::DataSources(given) => format!(
+            "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', \
+             'shared_memory_region' in 'parameters'. But {}",
+            sources(given)
+        ),
+        Reason::TooDeep(member) => {
+            format!("Unable to parse '{member}': JSON nesting depth exceeds maximum allowed limit (100)")
+        }
+        Reason::Datatype { input: Some(input) } => format!("invalid datatype for input {}", Name(input)),
+        Reason::RegionOffset(name) => format!("Invalid offset for shared memory region: '{}'", Name(name)),
+        Reason::RegionRange(name) => {
+            format!("Invalid offset + byte size for shared memory region: '{}'", Name(name))
+        }
+        Reason::RegionAnd(other) => format!("Output can't set both 'shared_memory_region' and '{other}'"),
+        Reason::SequenceIdLength => "string correlation ID cannot be longer than 128 characters".to_owned(),
+        Reason::NoModelName => "Model name cannot be empty. Please enter a valid name to deploy.".to_owned(),
+        Reason::IndexReady => "Invalid value for 'ready': expected a boolean".to_owned(),
+        Reason::StatisticsOf(name) => format!("requested model '{}' is not available", Name(name)),
+        Reason::StatisticsOfVersion(name) => {
+            format!("requested model version is not available for model '{}'", Name(name))
+        }
+        Reason::VersionText(text) => version(text),
         Reason::ReservedParameter => {
             "parameter keys starting with 'triton_' are reserved for Triton usage and should \
                                       not be specified."
@@ -287,6 +325,9 @@ fn about_request(reason: &Reason, model: Name<'_>) -> Option<String> {
             "inference input '{}' data-type is '{got}', but model '{model}' expects '{expected}'",
             Name(input)
         ),
+        Reason::WrongShape { input, expected, got } if got == "[]" && expected.starts_with("[-1") => {
+            format!("input '{}' has no shape but model requires batch dimension for '{model}'", Name(input))
+        }
         Reason::WrongShape { input, expected, got } => format!(
             "unexpected shape for input '{}' for model '{model}'. Expected {expected}, got {got}.{}",
             Name(input),
@@ -316,6 +357,24 @@ fn about_request(reason: &Reason, model: Name<'_>) -> Option<String> {
     })
 }
 
+/// What Triton says of a version that is no number above 0.
+fn version(text: &str) -> String {
+    let should = "version should be an integral value > 0";
+    if text.parse::<i64>().is_ok() {
+        return format!("invalid model version specified '{}' , {should}", Name(text));
+    }
+    let details = format!("(details: stol), {should}");
+    format!("failed to get model version from specified version string '{}' {details}", Name(text))
+}
+
+/// How many of the members are given that say where an input's elements are.
+fn sources(given: &[&str]) -> String {
+    match given {
+        [first, second, ..] => format!("both '{first}' and '{second}' are set"),
+        _ => "no field is set".to_owned(),
+    }
+}
+
 fn sequence(id: &SequenceId) -> String {
     match id {
         SequenceId::Number(number) => number.to_string(),
@@ -338,11 +397,11 @@ fn by_kind(error: &Error) -> Told {
         ErrorKind::Cancelled => (400, 1),
         _ => INVALID,
     };
-    Told { http, grpc, text: error.message().to_owned() }
+    Told { http, grpc, text: error.message().to_owned(), over_http: None }
 }
 
 fn fixed(http: u16, grpc: u32, text: &str) -> Told {
-    Told { http, grpc, text: text.to_owned() }
+    Told { http, grpc, text: text.to_owned(), over_http: None }
 }
 
 fn quoted(names: &[String]) -> String {

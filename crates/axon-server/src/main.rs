@@ -10,6 +10,7 @@ use axon::config::{
     Batching, ControlMode, Device, LoadCheckMode, MAX_TIMEOUT, Metrics, PollInterval, Profile,
     ResponseCacheSize,
 };
+use axon::residency::EvictionPolicy;
 use axon_server::access::AccessLog;
 use axon_server::compat::Compat;
 use axon_server::tls::TlsFiles;
@@ -109,6 +110,10 @@ struct Arguments {
     /// cgroup has, less a tenth of that, or 256 MiB where that is more
     #[arg(long, value_name = "SIZE", value_parser = axon_server::size)]
     memory_budget: Option<u64>,
+    /// value or lru: which models leave first in mode auto. value: those whose bytes save the least time of loading; lru:
+    /// those that were used longest ago, to compare with
+    #[arg(long, default_value_t)]
+    eviction_policy: EvictionPolicy,
     /// How often the repository is looked at in mode poll, in seconds; 0 leaves it to the system to tell of changes
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86400))]
     repository_poll_secs: u64,
@@ -122,6 +127,17 @@ struct Arguments {
     /// The bytes of address space that a trial may take; chosen by the model's size by default
     #[arg(long, value_name = "BYTES")]
     load_check_bytes: Option<u64>,
+    #[command(flatten)]
+    cache: CacheArguments,
+    /// The name of a lone model file's model; the file's by default
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    trace: TraceArguments,
+}
+
+#[derive(clap::Args)]
+struct CacheArguments {
     /// Where models are kept as they are made ready for this machine, to load faster: a folder, or off;
     /// `$XDG_CACHE_HOME/axon/models` by default
     #[arg(long, value_name = "DIR|off")]
@@ -133,26 +149,26 @@ struct Arguments {
     /// 64MiB; 0 keeps none
     #[arg(long, default_value = "64MiB", value_name = "SIZE", value_parser = axon_server::size_or_none)]
     response_cache_size: u64,
-    /// The name of a lone model file's model; the file's by default
+    /// Has an imported model answer before its weights are packed, within milliseconds of its load, until they are; those
+    /// answers may differ in their last bits from the later ones
     #[arg(long)]
-    name: Option<String>,
-    #[command(flatten)]
-    trace: TraceArguments,
+    quick_load: bool,
 }
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the options are called so")]
 struct TlsArguments {
     /// Speak TLS on every port with this certificate: a PEM file of the server's own, then those that lead from it to
     /// one that clients trust. It is read again when it changes
-    #[arg(long = "tls-cert", value_name = "FILE")]
-    certificate: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
     /// The private key of the certificate, a PEM file
-    #[arg(long = "tls-key", value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Serve only clients with a certificate that one of this PEM file has signed, and that no list of revoked ones in
     /// it names
-    #[arg(long = "tls-client-ca", value_name = "FILE")]
-    client_ca: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -217,9 +233,9 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     if !(0.001..=300.0).contains(&timeout) {
         return Err("--request-timeout: expected 0.001 to 300 seconds".to_owned());
     }
-    let TlsArguments { certificate, key, client_ca } = arguments.tls;
+    let TlsArguments { tls_cert, tls_key, tls_client_ca } = arguments.tls;
     let mut options = ServeOptions::new(arguments.path);
-    options.tls = TlsFiles::of_options(certificate, key, client_ca)?;
+    options.tls = TlsFiles::of_options(tls_cert, tls_key, tls_client_ca)?;
     options.host = arguments.host;
     options.http_port = arguments.http_port;
     options.grpc_port = (!arguments.no_grpc).then_some(arguments.grpc_port);
@@ -239,14 +255,16 @@ fn options(arguments: Arguments) -> Result<ServeOptions, String> {
     options.config.control = arguments.model_control_mode;
     options.config.load_models = arguments.load_model;
     options.config.memory_budget = arguments.memory_budget;
-    let answers = usize::try_from(arguments.response_cache_size).unwrap_or(usize::MAX);
+    options.config.eviction_policy = arguments.eviction_policy;
+    let answers = usize::try_from(arguments.cache.response_cache_size).unwrap_or(usize::MAX);
     options.config.response_cache = ResponseCacheSize(answers);
     options.config.lanes = arguments.lanes;
     options.config.poll_interval = PollInterval(Duration::from_secs(arguments.repository_poll_secs));
     let cache = &mut options.config.model_cache;
-    cache.is_on = arguments.model_cache.as_deref() != Some(Path::new("off"));
-    cache.folder = arguments.model_cache.filter(|_| cache.is_on);
-    cache.max_bytes = arguments.model_cache_size;
+    cache.is_on = arguments.cache.model_cache.as_deref() != Some(Path::new("off"));
+    cache.folder = arguments.cache.model_cache.filter(|_| cache.is_on);
+    cache.max_bytes = arguments.cache.model_cache_size;
+    cache.quick_load = arguments.cache.quick_load;
     let check = &mut options.config.load_check;
     check.mode = arguments.load_check;
     check.time = Duration::from_secs(arguments.load_check_secs);

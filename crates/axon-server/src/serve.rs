@@ -197,6 +197,8 @@ impl std::error::Error for ServeError {}
 /// [`ServeError`] when the address is taken or the lone model cannot be served.
 pub fn serve_until_signal(options: ServeOptions) -> Result<(), ServeError> {
     let started = Instant::now();
+    // As many threads allocate at the same time at most.
+    synapse::settle_allocator(granted_cores().get());
     options.wire.trace.check().map_err(|error| ServeError::Listen(error.message().to_owned()))?;
     let runtime = runtime().map_err(|error| ServeError::Model(Error::internal(error)))?;
     let outcome = runtime.block_on(async {

@@ -80,8 +80,9 @@ impl Refusal {
             Compat::Triton => {
                 let told = compat::triton(error, context);
                 let status = StatusCode::from_u16(told.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let text = told.over_http.unwrap_or(&told.text);
                 // A map of one text always serialises.
-                let body = serde_json::to_vec(&serde_json::json!({ "error": told.text })).unwrap_or_default();
+                let body = serde_json::to_vec(&serde_json::json!({ "error": text })).unwrap_or_default();
                 Self { status, body }
             }
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use axon::request::{CacheUse, Timing};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// From arrival to the start of its batch, in milliseconds.
+/// What it waited for its model to be loaded, in milliseconds; told where it did.
+const LOAD: HeaderName = HeaderName::from_static("x-axon-load-ms");
+/// From its arrival at the queue to the start of its batch, in milliseconds.
 const QUEUE: HeaderName = HeaderName::from_static("x-axon-queue-ms");
 /// The run of its batch, in milliseconds.
 const COMPUTE: HeaderName = HeaderName::from_static("x-axon-compute-ms");
@@ -16,6 +18,9 @@ const CACHE: HeaderName = HeaderName::from_static("x-axon-cache");
 
 /// Adds what is told of `timing`.
 pub(crate) fn insert(headers: &mut HeaderMap, timing: &Timing) {
+    if !timing.load.is_zero() {
+        headers.insert(LOAD, milliseconds(timing.load));
+    }
     headers.insert(QUEUE, milliseconds(timing.queue));
     headers.insert(COMPUTE, milliseconds(timing.compute));
     headers.insert(BATCH_SIZE, HeaderValue::from(timing.batch_rows));
@@ -79,10 +84,13 @@ mod tests {
             ..Timing::default()
         };
         insert(&mut headers, &timing);
-        let read = |name: &str| headers[name].to_str().unwrap();
+        let read = |headers: &HeaderMap, name: &str| headers[name].to_str().unwrap().to_owned();
         assert_eq!(
-            [read("x-axon-queue-ms"), read("x-axon-compute-ms"), read("x-axon-batch-size")],
+            ["x-axon-queue-ms", "x-axon-compute-ms", "x-axon-batch-size"].map(|name| read(&headers, name)),
             ["1.250", "20.000", "8"]
         );
+        assert!(!headers.contains_key("x-axon-load-ms"), "its model was there");
+        insert(&mut headers, &Timing { load: Duration::from_millis(31), ..timing });
+        assert_eq!(read(&headers, "x-axon-load-ms"), "31.000");
     }
 }

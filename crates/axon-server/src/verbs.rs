@@ -95,7 +95,15 @@ pub(crate) fn statistics(app: &App, name: &str, version: Option<u64>) -> Result<
         .collect();
     if ready.is_empty() && !name.is_empty() {
         // Says what is wrong: the name, the version or its state.
-        app.server.model(name, version)?;
+        app.server.model(name, version).map_err(|error| match error.reason() {
+            Some(Reason::UnknownModel(_) | Reason::NoReadyVersion(_)) => {
+                error.because(Reason::StatisticsOf(name.to_owned()))
+            }
+            Some(Reason::UnknownVersion(..) | Reason::VersionNotReady(..)) => {
+                error.because(Reason::StatisticsOfVersion(name.to_owned()))
+            }
+            _ => error,
+        })?;
     }
     Ok(ready.iter().map(|model| model_statistics(model)).collect())
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::residency::EvictionPolicy;
+
 /// Where models run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Device {
@@ -308,6 +310,9 @@ pub struct ModelCacheConfig {
     pub least_bytes: u64,
     /// How long no model must have been loaded before one is imported in the background.
     pub quiet: Duration,
+    /// Whether an imported model answers before its weights are packed; those answers may differ in their last bits from
+    /// the later ones.
+    pub quick_load: bool,
 }
 
 impl Default for ModelCacheConfig {
@@ -319,6 +324,7 @@ impl Default for ModelCacheConfig {
             // **Source:** docs/decisions/0008: below, less than 15 ms of a load can be saved.
             least_bytes: 4 << 20,
             quiet: Duration::from_secs(3),
+            quick_load: false,
         }
     }
 }
@@ -377,6 +383,8 @@ pub struct ServerConfig {
     /// The bytes that loaded models may take together in [`ControlMode::Auto`]; `None` takes what the host, or the cgroup,
     /// has, less a tenth of that or 256 MiB.
     pub memory_budget: Option<u64>,
+    /// Which models leave first in [`ControlMode::Auto`].
+    pub eviction_policy: EvictionPolicy,
     /// The bytes of answers that are kept, of all models that ask for it; 0 keeps none.
     pub response_cache: ResponseCacheSize,
     /// Lanes of the device: runs, counted by their threads, at the same time. `None` has the cores that are granted, or

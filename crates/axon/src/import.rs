@@ -19,7 +19,7 @@ mod store;
 mod worker;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -51,6 +51,7 @@ struct Open {
     digests: Digests,
     measured: Notes,
     least_bytes: u64,
+    quick_load: bool,
     child: Child,
     /// That it cannot be written has been said.
     has_warned: AtomicBool,
@@ -118,6 +119,7 @@ impl ModelCache {
             digests: Digests::open(digests, disk.clone()),
             measured: Notes::open(Some(measured), "axon measured 1", MAX_MEASURED, disk.clone()),
             least_bytes: config.least_bytes,
+            quick_load: config.quick_load,
             child,
             has_warned: AtomicBool::new(false),
         };
@@ -346,11 +348,27 @@ impl Located<'_> {
         self.entry.as_ref().is_some_and(|entry| entry.graph.is_some())
     }
 
+    /// What makes sessions of what was imported, first without packing their weights and later with; `None` where nothing
+    /// was imported or it is not asked for.
+    #[must_use]
+    pub fn quick(&self) -> Option<Quick> {
+        let is_asked_for = self.cache.open.as_ref().is_some_and(|open| open.quick_load);
+        let graph = self.entry.as_ref().and_then(|entry| entry.graph.clone());
+        graph.filter(|_| is_asked_for).map(Quick)
+    }
+
     /// What an earlier load has found out, when it was loaded with the same settings: `question` says all of them.
     #[must_use]
     pub fn recall(&self, question: &str) -> Option<Remembered> {
         let (open, key) = self.kept()?;
         measured::recall(&open.measured, key, question)
+    }
+
+    /// The threads of one run, as the last load that found out how to run it has chosen them, with whatever settings.
+    #[must_use]
+    pub fn threads(&self) -> Option<usize> {
+        let (open, key) = self.kept()?;
+        measured::threads(&open.measured, key)
     }
 
     /// Remembers what this load has found out.
@@ -381,6 +399,28 @@ impl Located<'_> {
 
     fn kept(&self) -> Option<(&Arc<Open>, &str)> {
         Some((self.cache.open.as_ref()?, self.key.as_deref()?))
+    }
+}
+
+/// The graph of an imported model that is to answer before its weights are packed.
+#[derive(Clone)]
+pub struct Quick(PathBuf);
+
+impl Quick {
+    /// Makes a session at once, whose weights are not packed.
+    ///
+    /// # Errors
+    /// As [`Session::load_unpacked`].
+    pub fn unpacked(&self, options: SessionOptions) -> Result<Arc<Session>> {
+        Session::load_unpacked(&self.0, options)
+    }
+
+    /// Makes the session that is to take its place.
+    ///
+    /// # Errors
+    /// As [`Session::load_saved`].
+    pub fn packed(&self, options: SessionOptions) -> Result<Arc<Session>> {
+        Session::load_saved(&self.0, options)
     }
 }
 

@@ -61,6 +61,14 @@ pub enum Reason {
         /// The request's shape, as text.
         got: String,
     },
+    /// The version is no number.
+    VersionText(String),
+    /// Statistics are asked of a model that is not there, or not ready.
+    StatisticsOf(String),
+    /// Statistics are asked of a version that is not there, or not ready.
+    StatisticsOfVersion(String),
+    /// The sequence's name is too long.
+    SequenceIdLength,
     /// The model is stateful and the request names no sequence.
     NoSequenceId,
     /// The request is its sequence's first and does not say so.
@@ -81,6 +89,15 @@ pub enum Reason {
     MalformedJson(usize),
     /// A member of the JSON is missing or of another type.
     Member(&'static str),
+    /// The JSON nests too deep within this member.
+    TooDeep(String),
+    /// An input says with none, or with several, of these members where its elements are.
+    DataSources(Vec<&'static str>),
+    /// An input's data type is none.
+    Datatype {
+        /// The input, where it has been named before.
+        input: Option<String>,
+    },
     /// A tensor has fewer elements in JSON than its shape.
     TooFewElements,
     /// A tensor has more elements in JSON than its shape.
@@ -123,6 +140,12 @@ pub enum Reason {
     TraceValue(&'static str, String),
     /// The format of the log is unknown.
     LogFormat(String),
+    /// A load has a parameter that means nothing, of this type.
+    LoadParameter(String, &'static str),
+    /// The name of a model is empty.
+    NoModelName,
+    /// Whether only ready models are wanted is no boolean.
+    IndexReady,
     /// A version of a model cannot be loaded.
     LoadFailed(String, u64),
     /// The repository was named, and there is only one.
@@ -133,6 +156,12 @@ pub enum Reason {
     UnknownRegion(String),
     /// A shared-memory region that is registered already.
     RegionExists(String),
+    /// An offset lies outside a shared-memory region.
+    RegionOffset(String),
+    /// A shared-memory region ends before what is to be in it does.
+    RegionRange(String),
+    /// An output is to be in shared memory and something else.
+    RegionAnd(&'static str),
     /// A shared-memory region is too small for an output.
     RegionTooSmall {
         /// The output.

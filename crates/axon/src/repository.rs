@@ -21,6 +21,7 @@ mod host_memory;
 mod keeper;
 mod model;
 mod overrides;
+mod packing;
 mod reaper;
 mod recall;
 mod residents;
@@ -39,7 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{ControlMode, Device, Metrics, ServerConfig, granted_cores};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::import::ModelCache;
 use crate::lanes::Lanes;
 use crate::metrics::Registry;
@@ -159,7 +160,7 @@ impl ModelRepository {
         let (source, found) = Source::open(path, &config)?;
         let table = Arc::new(Table::default());
         if config.control == ControlMode::Auto {
-            let residents = Residents::open(&table, &found, config.memory_budget);
+            let residents = Residents::open(&table, &found, &config);
             table.tell_departures({
                 let residents = Arc::downgrade(&residents);
                 move |place| {
@@ -275,9 +276,15 @@ impl ModelRepository {
     ///
     /// # Errors
     /// [`ErrorKind::ModelNotFound`](crate::ErrorKind) for a name or version that was never loaded,
-    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) for one that is loading, unloading, unloaded or failed.
+    /// [`ErrorKind::ModelNotReady`](crate::ErrorKind) for one that is loading, unloading, unloaded or failed, and in mode
+    /// `auto` for one that nobody has asked for.
     pub fn lease(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
-        self.table.lease(name, version)
+        self.table.lease(name, version).map_err(|error| match self.residents() {
+            Some(residents) if error.kind() == ErrorKind::ModelNotFound && !name.is_empty() => {
+                residents.not_loaded(name, version)
+            }
+            _ => error,
+        })
     }
 
     /// The versions of a model that are ready, ascending.

@@ -193,7 +193,9 @@ impl InferenceResponse {
 /// How a request was run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// From arrival to the start of its batch.
+    /// What it waited, before all else, for its model to be loaded; zero where that was there.
+    pub load: Duration,
+    /// From its arrival at the queue to the start of its batch.
     pub queue: Duration,
     /// The run of its batch.
     pub compute: Duration,

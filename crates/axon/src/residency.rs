@@ -5,7 +5,8 @@
 //!
 //! A model's states: absent → queued → loading → resident → absent; the bytes of a copy that was evicted stay charged
 //! until the caller says that they have come back. A model is worth its decayed rate of requests × the time that its
-//! next load would take; its score is that for each byte.
+//! next load would take; its score is that for each byte. By [`EvictionPolicy::Lru`] the score is the last use instead, and
+//! nothing is refused for its worth.
 //!
 //! Left out: how a model is loaded, who waits for it, what its bytes are. **Source** of the rule: `docs/residency.md`.
 //!
@@ -26,7 +27,9 @@ use std::time::{Duration, Instant};
 
 use demand::{Churn, Demand, Speed};
 
-pub use types::{Cause, CopyId, Decision, Hints, ModelId, Place, Refusal, Rules, Step, View, Wish};
+pub use types::{
+    Cause, CopyId, Decision, EvictionPolicy, Hints, ModelId, Place, Refusal, Rules, Step, View, Wish,
+};
 
 /// The most models that wait for room or for a slot; one more is refused.
 pub const MAX_QUEUED: usize = 128;
@@ -163,7 +166,7 @@ impl Residency {
         if let Some((id, copy, cause)) = self.evicted.pop_front() {
             return Step::Evict(id, copy, cause);
         }
-        let loading = self.count(|place| matches!(place, Place::Loading { .. }));
+        let loading = self.loading();
         if loading >= self.most_loads() {
             return Step::Idle;
         }
@@ -240,6 +243,17 @@ impl Residency {
         if let Some(model) = self.models.get_mut(&id) {
             model.failures = 0;
             model.retry_at = None;
+        }
+    }
+
+    /// The files of a model have changed: what was measured of it holds no longer, and it may be tried at once. One that is
+    /// there keeps its bytes until it is loaded again.
+    pub fn changed(&mut self, id: ModelId, bytes: u64) {
+        self.forgive(id);
+        let Some(model) = self.models.get_mut(&id) else { return };
+        if !model.place.is_charged() {
+            model.bytes = bytes;
+            model.reload = None;
         }
     }
 
@@ -393,6 +407,12 @@ impl Residency {
     pub fn measured(&self, id: ModelId) -> Option<u64> {
         let model = self.models.get(&id)?;
         model.reload.map(|_| model.bytes)
+    }
+
+    /// How many models are being loaded.
+    #[must_use]
+    pub fn loading(&self) -> usize {
+        self.count(|place| matches!(place, Place::Loading { .. }))
     }
 
     /// Every model, ascending.

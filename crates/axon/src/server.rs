@@ -29,6 +29,7 @@ use crate::repository::{
 use crate::request::{InferenceRequest, InferenceResponse};
 use crate::response_cache::CacheReport;
 use crate::signature::Signature;
+use resident::waited;
 
 /// How long [`InferenceServer::close`] waits for what has been accepted.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(30);
@@ -158,7 +159,7 @@ impl InferenceServer {
             let inner = Arc::downgrade(&server.inner);
             keep(kept, move || inner.upgrade())?;
         }
-        if control == ControlMode::Poll {
+        if matches!(control, ControlMode::Poll | ControlMode::Auto) {
             server.follow(interval.0)?;
         }
         Ok((server, found))
@@ -265,10 +266,13 @@ impl InferenceServer {
     pub async fn infer(&self, request: impl Into<InferenceRequest>) -> Result<InferenceResponse> {
         let mut request = request.into();
         let observed = self.observe_in_process(&request);
-        let model = self.load_first(&mut request).await;
+        let (model, load) = match self.load_first(&mut request).await {
+            Ok((model, load)) => (Ok(model), load),
+            Err(error) => (Err(error), Duration::ZERO),
+        };
         let (sender, receiver) = oneshot::channel();
         let ticket = submit_counted(observed, model, request, move |answer| drop(sender.send(answer)))?;
-        ticket.finish(receiver).await
+        ticket.finish(receiver).await.map(|response| waited(response, load))
     }
 
     /// Queues a request; [`Ticket::wake`] or [`Ticket::finish`] then has it run. `reply` is called once with the

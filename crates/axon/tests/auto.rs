@@ -11,6 +11,7 @@ use axon::config::{ControlMode, ServerConfig};
 use axon::metrics::Outcome;
 use axon::repository::{LoadOverrides, ResidencyReport, Resident};
 use axon::request::InferenceRequest;
+use axon::residency::EvictionPolicy;
 use axon::server::InferenceServer;
 use axon::{Error, ErrorKind, Tensor};
 
@@ -54,6 +55,12 @@ fn ask(server: &InferenceServer, name: &str, value: f32) -> Result<f32, Error> {
     ask_with(server, name, value, None)
 }
 
+/// What an answer says of how long its model was waited for.
+fn load_time(server: &InferenceServer, name: &str) -> Duration {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(server.infer(InferenceRequest::new(row(0.0)).with_model(name))).unwrap().timing.load
+}
+
 /// Asks until the model is loaded: what came too lately may not leave yet.
 fn insist(server: &InferenceServer, name: &str, value: f32) -> f32 {
     let answer = std::cell::Cell::new(None);
@@ -93,18 +100,20 @@ fn a_model_is_loaded_by_its_first_request() {
     assert_eq!(report(&server).charged, 0);
     assert_eq!(ask(&server, "b", 3.0).unwrap(), 5.0);
     assert_eq!(index(&server), ["a - UNKNOWN", "b 1 READY"]);
+    assert_eq!(load_time(&server, "b"), Duration::ZERO, "it is there");
     let series =
         server.series().into_iter().find(|series| series.model == Some(("b".to_owned(), 1))).unwrap();
     assert_eq!(
         series.metrics.snapshot().count(Outcome::Answered),
-        1,
-        "it counts for the model that it loaded"
+        2,
+        "the first counts for the model that it loaded"
     );
     let known = resident(&server, "b");
     assert_eq!((known.state, report(&server).charged), ("READY", known.bytes));
     assert!(known.bytes >= SLICE && known.rate > 0.0);
     repository.write("c", 1, &adder(4.0));
-    assert_eq!(ask(&server, "c", 0.0).unwrap(), 4.0, "it came after the start");
+    assert!(load_time(&server, "c") > Duration::ZERO, "it came after the start, and was waited for");
+    assert_eq!(ask(&server, "c", 0.0).unwrap(), 4.0);
     assert_eq!(ask(&server, "missing", 0.0).unwrap_err().kind(), ErrorKind::ModelNotFound);
     assert_eq!(ask(&server, "../a", 0.0).unwrap_err().kind(), ErrorKind::InvalidRequest);
     assert_eq!(server.ready(), Ok(()));
@@ -325,7 +334,6 @@ fn what_a_configuration_wishes_counts_when_it_changes_and_leaves_alone_what_an_o
     assert!(resident(&server, "a").pinned, "nothing was said against it");
     server.pin_model("a", false).unwrap();
     echo(&repository, "a", PIN);
-    assert!(!resident(&server, "a").pinned, "it was not read yet");
     reload();
     assert!(resident(&server, "a").pinned);
     server.pin_model("a", false).unwrap();
@@ -336,6 +344,9 @@ fn what_a_configuration_wishes_counts_when_it_changes_and_leaves_alone_what_an_o
 #[test]
 fn a_budget_is_for_the_mode_that_keeps_it() {
     let repository = Repository::new();
+    let lru = ServerConfig { eviction_policy: EvictionPolicy::Lru, ..ServerConfig::default() };
+    let refused = InferenceServer::open_blocking(&repository.root, lru).err().unwrap();
+    assert_eq!((refused.kind(), refused.field()), (ErrorKind::InvalidRequest, Some("eviction_policy")));
     let config = ServerConfig { memory_budget: Some(1 << 30), ..ServerConfig::default() };
     let refused = InferenceServer::open_blocking(&repository.root, config).err().unwrap();
     assert_eq!((refused.kind(), refused.field()), (ErrorKind::InvalidRequest, Some("memory_budget")));

@@ -18,4 +18,4 @@ pub use memory::{ALIGNMENT, Memory, MemoryMut};
 pub use rows::{RowsError, concat_rows, split_rows};
 pub use shape::{MAX_RANK, Shape, ShapeError};
 pub use tensor::{Element, Tensor, TensorError};
-pub use trim::trim;
+pub use trim::{Allocated, settle_allocator, trim};

@@ -91,6 +91,13 @@ def add_to(commands: Commands) -> None:
         "or the cgroup has, less a tenth, or 256 MiB where that is more)",
     )
     parser.add_argument(
+        "--eviction-policy",
+        choices=["value", "lru"],
+        default="value",
+        help="which models leave first in mode auto: value, those whose bytes save the least time of loading; lru, "
+        "those that were used longest ago, to compare with (default: value)",
+    )
+    parser.add_argument(
         "--response-cache-size",
         type=size_or_none,
         default=64 << 20,
@@ -100,6 +107,12 @@ def add_to(commands: Commands) -> None:
     )
     _add_load_check(parser)
     add_cache_options(parser, may_be_off=True)
+    parser.add_argument(
+        "--quick-load",
+        action="store_true",
+        help="have an imported model answer before its weights are packed, within milliseconds of its load, until they "
+        "are; those answers may differ in their last bits from the later ones",
+    )
     parser.add_argument(
         "--load-model",
         action="append",
@@ -234,6 +247,8 @@ def _run(chosen: argparse.Namespace) -> int:
         cache_settings(chosen, may_be_off=True),
         control=chosen.model_control_mode,
         memory_budget=chosen.memory_budget,
+        eviction_policy=chosen.eviction_policy,
+        quick_load=chosen.quick_load,
         load_models=chosen.load_model,
         poll_s=chosen.repository_poll_secs,
         check=chosen.load_check,

@@ -45,9 +45,12 @@ pub(super) fn name(name: &str, field: Field) -> Result<()> {
     Err(field.invalid(format_args!("expected a string of 1 to {MAX_NAME} bytes, got {} bytes", name.len())))
 }
 
-/// Reads the name of a data type.
-pub(super) fn datatype(name: &str, field: Field) -> Result<DataType> {
-    name.parse().map_err(|_| field.invalid(format_args!("expected {OneOfDatatypes}, got {}", Echo(name))))
+/// Reads the name of a data type, of `input` where that is known.
+pub(super) fn datatype(name: &str, field: Field, input: Option<&str>) -> Result<DataType> {
+    name.parse().map_err(|_| {
+        let error = field.invalid(format_args!("expected {OneOfDatatypes}, got {}", Echo(name)));
+        error.because(Reason::Datatype { input: input.map(ToOwned::to_owned) })
+    })
 }
 
 /// The names of all data types, for a message.

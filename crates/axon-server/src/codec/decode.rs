@@ -245,7 +245,7 @@ impl InputMembers {
             }
             "datatype" => {
                 once(self.datatype.as_ref(), field("datatype"))?;
-                self.datatype = Some(read_datatype(scanner, field("datatype"))?);
+                self.datatype = Some(read_datatype(scanner, field("datatype"), self.name.as_deref())?);
             }
             "shape" => {
                 once(self.shape.as_ref(), field("shape"))?;
@@ -309,9 +309,9 @@ fn check_source(index: usize, data: bool, binary: bool, shared: bool) -> Result<
         return Ok(());
     }
     let got = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
-    Err(Field::input(index, "").invalid(format_args!(
-        "expected exactly one of data, binary_data_size, shared_memory_region, got {got}"
-    )))
+    let problem =
+        format_args!("expected exactly one of data, binary_data_size, shared_memory_region, got {got}");
+    Err(Field::input(index, "").invalid(problem).because(Reason::DataSources(given)))
 }
 
 fn read_name(scanner: &mut Scanner<'_>, field: Field) -> Result<String> {
@@ -320,13 +320,13 @@ fn read_name(scanner: &mut Scanner<'_>, field: Field) -> Result<String> {
     Ok(name.into_owned())
 }
 
-fn read_datatype(scanner: &mut Scanner<'_>, field: Field) -> Result<DataType> {
+fn read_datatype(scanner: &mut Scanner<'_>, field: Field, input: Option<&str>) -> Result<DataType> {
     match scanner.kind()? {
         Kind::String => {}
         kind => return Err(field.invalid(format_args!("expected {OneOfDatatypes}, got {kind}"))),
     }
     let name = scanner.string(field)?;
-    check::datatype(&name, field)
+    check::datatype(&name, field, input)
 }
 
 fn read_shape(scanner: &mut Scanner<'_>, field: Field) -> Result<Shape> {

@@ -77,7 +77,7 @@ fn read_inputs(
     for (index, (input, shared)) in inputs.into_iter().zip(parameters).enumerate() {
         let InferInputTensor { name, datatype, shape, contents, .. } = input;
         check::name(&name, Field::input(index, "name"))?;
-        let datatype = check::datatype(&datatype, Field::input(index, "datatype"))?;
+        let datatype = check::datatype(&datatype, Field::input(index, "datatype"), Some(&name))?;
         let shape = read_shape(index, &name, &shape)?;
         let contents = contents.unwrap_or_default();
         let is_typed = contents != InferTensorContents::default();
@@ -363,10 +363,12 @@ fn sequence_id(choice: &ParameterChoice) -> Result<Option<SequenceId>> {
         return Ok((number != 0).then_some(SequenceId::Number(number)));
     };
     if text.len() > MAX_SEQUENCE_ID {
-        return Err(field.invalid(format_args!(
-            "expected an integer or a string of at most {MAX_SEQUENCE_ID} bytes, got {} bytes",
-            text.len()
-        )));
+        return Err(field
+            .invalid(format_args!(
+                "expected an integer or a string of at most {MAX_SEQUENCE_ID} bytes, got {} bytes",
+                text.len()
+            ))
+            .because(Reason::SequenceIdLength));
     }
     Ok((!text.is_empty()).then(|| SequenceId::Text(text.clone())))
 }
@@ -397,7 +399,8 @@ fn read_outputs(outputs: Vec<InferRequestedOutputTensor>, resolver: &mut Resolve
         let part = if shared.is_given() { Some(resolver.output(index, shared)?) } else { None };
         if listed.classification.is_some() && part.is_some() {
             return Err(Field::output(index, classify::CLASSIFICATION)
-                .invalid("expected none beside shared_memory_region, got both"));
+                .invalid("expected none beside shared_memory_region, got both")
+                .because(Reason::RegionAnd("classification")));
         }
         read.names.push(name);
         read.listed.push(listed);

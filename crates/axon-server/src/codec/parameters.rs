@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axon::error::{Echo, Result};
+use axon::reason::Reason;
 use axon::request::{Parameter, Sequence, SequenceId};
 
 use super::ListedOutput;
@@ -133,7 +134,8 @@ pub(super) fn output(
     let clash = [(binary, "binary_data"), (classification.is_some(), "classification")];
     if let (true, Some((_, other))) = (shared.is_given(), clash.iter().find(|(given, _)| *given)) {
         return Err(Field::output(index, "")
-            .invalid(format_args!("expected one of shared_memory_region and {other}, got both")));
+            .invalid(format_args!("expected one of shared_memory_region and {other}, got both"))
+            .because(Reason::RegionAnd(other)));
     }
     let classification = classification.and_then(|count| usize::try_from(count).ok());
     Ok((ListedOutput { binary, classification }, shared.is_given().then_some(shared)))
@@ -265,9 +267,11 @@ fn read_sequence_id(scanner: &mut Scanner<'_>, field: Field) -> Result<Option<Se
     let id = scanner.string(field)?;
     let length = id.len();
     if length > MAX_SEQUENCE_ID {
-        return Err(field.invalid(format_args!(
-            "expected an integer or a string of at most {MAX_SEQUENCE_ID} bytes, got {length} bytes"
-        )));
+        return Err(field
+            .invalid(format_args!(
+                "expected an integer or a string of at most {MAX_SEQUENCE_ID} bytes, got {length} bytes"
+            ))
+            .because(Reason::SequenceIdLength));
     }
     Ok((length > 0).then(|| SequenceId::Text(id.into_owned())))
 }

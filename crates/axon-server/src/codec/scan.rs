@@ -403,7 +403,10 @@ impl<'a> Scanner<'a> {
 
 /// The error of nesting that is too deep.
 pub(super) fn too_deep(field: Field) -> Error {
-    field.invalid(format_args!(
+    let error = field.invalid(format_args!(
         "depth > {MAX_DEPTH}: expected at most {MAX_DEPTH} levels of nesting, got more"
-    ))
+    ));
+    let member = field.to_string();
+    let member = member.rsplit('.').next().unwrap_or_default().to_owned();
+    error.because(Reason::TooDeep(member))
 }

@@ -161,12 +161,14 @@ impl<'a> Resolver<'a> {
         let Some(left) = size.checked_sub(offset).filter(|&left| left > 0) else {
             return Err(place
                 .field(OFFSET)
-                .invalid(format_args!("expected less than {size}, the bytes of the region, got {offset}")));
+                .invalid(format_args!("expected less than {size}, the bytes of the region, got {offset}"))
+                .because(Reason::RegionOffset(name)));
         };
         if byte_size > left {
-            return Err(place.field(BYTE_SIZE).invalid(format_args!(
+            let problem = format_args!(
                 "expected at most {left} bytes, which the region has from offset {offset} on, got {byte_size}"
-            )));
+            );
+            return Err(place.field(BYTE_SIZE).invalid(problem).because(Reason::RegionRange(name)));
         }
         Ok(SharedPart { place, region, name, offset, byte_size })
     }

@@ -5,7 +5,17 @@ use super::*;
 fn check(reason: Reason, http: u16, grpc: u32, text: &str) {
     let error = Error::invalid("inputs", "x").because(reason);
     let told = triton(&error, Context { model: "m", id: Some("7") });
-    assert_eq!((told.http, told.grpc, told.text.as_str()), (http, grpc, text));
+    assert_eq!((told.http, told.grpc, told.text.as_str(), told.over_http), (http, grpc, text, None));
+}
+
+/// The same, where the text over HTTP is another.
+fn check_both(reason: Reason, http: u16, grpc: u32, text: &str, over_http: &str) {
+    let error = Error::invalid("inputs", "x").because(reason);
+    let told = triton(&error, Context { model: "m", id: Some("7") });
+    assert_eq!(
+        (told.http, told.grpc, told.text.as_str(), told.over_http),
+        (http, grpc, text, Some(over_http))
+    );
 }
 
 #[test]
@@ -42,6 +52,83 @@ fn what_triton_says_is_said_word_for_word() {
     check(Reason::Expired, 503, 14, "Request timeout expired");
     check(Reason::TooFewElements, 500, 13, "Failed to parse 'data' field: shape does not match true shape");
     check(Reason::RegionExists(name()), 400, 6, "shared memory region 'X' already in manager");
+}
+
+#[test]
+fn what_triton_says_of_json_and_names_is_said_word_for_word() {
+    let name = || "X".to_owned();
+    check_both(
+        Reason::NegativeDimension { input: name(), got: "[-1,16]".to_owned() },
+        500,
+        3,
+        "All input dimensions should be specified for input 'X' for model 'm', got [-1,16]",
+        "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer",
+    );
+    check_both(
+        Reason::LoadParameter("p".to_owned(), "int64"),
+        500,
+        3,
+        "unrecognized load parameter 'p' with type int64.",
+        "unexpected error on creating Triton parameter",
+    );
+    check(Reason::MalformedJson(5), 500, 13, "failed to parse the request JSON buffer: inputs: x at 5");
+    check(
+        Reason::TooDeep("data".to_owned()),
+        400,
+        3,
+        "Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit (100)",
+    );
+    let sources = |given, but: &str| {
+        let only = "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', \
+                    'shared_memory_region' in 'parameters'. But";
+        check(Reason::DataSources(given), 400, 3, &format!("{only} {but}"));
+    };
+    sources(vec![], "no field is set");
+    sources(vec!["data", "binary_data_size"], "both 'data' and 'binary_data_size' are set");
+    check(Reason::Datatype { input: Some(name()) }, 400, 3, "invalid datatype for input X");
+    check(Reason::Datatype { input: None }, 400, 3, "inputs: x");
+    check(
+        Reason::WrongShape { input: name(), expected: "[-1,4]".to_owned(), got: "[]".to_owned() },
+        400,
+        3,
+        "[request id: 7] input 'X' has no shape but model requires batch dimension for 'm'",
+    );
+    let version = |text: &str, expected: &str| check(Reason::VersionText(text.to_owned()), 400, 3, expected);
+    version(
+        "x",
+        "failed to get model version from specified version string 'x' (details: stol), version should be an integral \
+         value > 0",
+    );
+    version("-2", "invalid model version specified '-2' , version should be an integral value > 0");
+    check(Reason::StatisticsOf(name()), 400, 3, "requested model 'X' is not available");
+    check(
+        Reason::StatisticsOfVersion(name()),
+        400,
+        3,
+        "requested model version is not available for model 'X'",
+    );
+    check(Reason::NoModelName, 400, 3, "Model name cannot be empty. Please enter a valid name to deploy.");
+    check(Reason::IndexReady, 400, 3, "Invalid value for 'ready': expected a boolean");
+    check(Reason::SequenceIdLength, 400, 3, "string correlation ID cannot be longer than 128 characters");
+    check(
+        Reason::HeaderLength { body: 20, got: None },
+        400,
+        3,
+        "Unable to parse Inference-Header-Content-Length, expected an integer",
+    );
+}
+
+#[test]
+fn what_triton_says_of_shared_memory_is_said_word_for_word() {
+    let name = || "r".to_owned();
+    check(Reason::RegionOffset(name()), 400, 3, "Invalid offset for shared memory region: 'r'");
+    check(Reason::RegionRange(name()), 400, 3, "Invalid offset + byte size for shared memory region: 'r'");
+    check(
+        Reason::RegionAnd("classification"),
+        400,
+        3,
+        "Output can't set both 'shared_memory_region' and 'classification'",
+    );
 }
 
 #[test]

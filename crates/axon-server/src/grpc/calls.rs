@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use axon::error::Echo;
+use axon::reason::Reason;
 use axon::repository::{LoadOverrides, check_name};
 use axon::{Error, Result};
 use bytes::{Bytes, BytesMut};
@@ -210,7 +211,11 @@ fn config_message(json: serde_json::Value) -> Result<ModelConfig> {
 
 /// A version as messages have it: empty for any.
 pub(super) fn parse(version: &str) -> Result<Option<u64>> {
-    if version.is_empty() { Ok(None) } else { parse_version(version).map(Some) }
+    if version.is_empty() {
+        return Ok(None);
+    }
+    let reason = || Reason::VersionText(version.to_owned());
+    parse_version(version).map(Some).map_err(|error| error.because(reason()))
 }
 
 fn region(region: SystemRegion) -> (String, system_shared_memory_status_response::RegionStatus) {
@@ -237,7 +242,16 @@ fn overrides(parameters: LoadParameters) -> Result<LoadOverrides> {
                 let field = format!("parameters.{}", Echo(&key).to_string().trim_matches('`'));
                 return Err(Error::invalid(field, "expected bytes, got something else"));
             }
-            _ => return Err(admin::unknown_load_parameter(&key)),
+            other => {
+                let datatype = match other {
+                    Some(RepositoryChoice::BoolParam(_)) => "bool",
+                    Some(RepositoryChoice::Int64Param(_)) => "int64",
+                    Some(RepositoryChoice::StringParam(_)) => "string",
+                    Some(RepositoryChoice::BytesParam(_)) => "bytes",
+                    None => "none",
+                };
+                return Err(admin::unknown_load_parameter(&key, datatype));
+            }
         }
     }
     Ok(overrides)

@@ -294,8 +294,12 @@ pub(super) fn tensor_headers() -> Value {
             "description": "How the answer is compressed; absent when it is not.",
             "schema": { "enum": ["gzip", "deflate"] },
         },
+        "X-Axon-Load-Ms": {
+            "description": "Milliseconds that the model was waited for to be loaded; absent where it was.",
+            "schema": { "type": "number", "minimum": 0 },
+        },
         "X-Axon-Queue-Ms": {
-            "description": "Milliseconds from arrival to the start of the run.",
+            "description": "Milliseconds from arrival at the queue to the start of the run.",
             "schema": { "type": "number", "minimum": 0 },
         },
         "X-Axon-Compute-Ms": {

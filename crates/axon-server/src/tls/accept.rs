@@ -113,6 +113,7 @@ impl Tls {
             refuse(&mut stream).await;
             return None;
         }
+        let peer = stream.peer_addr().ok().map(|peer| peer.to_string());
         let outcome = TlsAcceptor::from(self.config(port)).accept(stream).await;
         let result = match &outcome {
             // Without the extension rustls goes on; HTTP/2 over TLS is not spoken without it.
@@ -127,6 +128,7 @@ impl Tls {
             (Handshake::Ok, outcome) => outcome.ok(),
             (Handshake::NoClientCertificate | Handshake::ClientCertificate, Err(error)) => {
                 tracing::info!(
+                    peer,
                     port = port.name(),
                     "a client without a valid certificate was refused: {error}"
                 );
@@ -135,7 +137,7 @@ impl Tls {
             (_, outcome) => {
                 let error = outcome.err().map(|error| error.to_string());
                 let error = error.as_deref().unwrap_or("the client names no protocol");
-                tracing::debug!(port = port.name(), "a TLS handshake failed: {}", error.escape_debug());
+                tracing::debug!(peer, port = port.name(), "a TLS handshake failed: {}", error.escape_debug());
                 None
             }
         }

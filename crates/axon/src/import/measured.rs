@@ -56,6 +56,12 @@ pub(super) fn recall(notes: &Notes, key: &str, question: &str) -> Option<Remembe
     counts.then_some(answer.remembered)
 }
 
+/// The threads of a run in the newest answer.
+pub(super) fn threads(notes: &Notes, key: &str) -> Option<usize> {
+    let newest = read(notes, key).0.into_values().max_by_key(|answer| answer.at)?;
+    Some(newest.remembered.plan.threads).filter(|&threads| threads > 0)
+}
+
 /// Notes an answer. That it cannot is no error: the next load finds out again.
 pub(super) fn remember(notes: &Notes, key: &str, question: &str, remembered: Remembered) {
     let mut answers = read(notes, key);

@@ -73,6 +73,16 @@ impl Session {
         pools::make(options.threads, move || Self::commit(&graph, options, &Graph::Optimised))
     }
 
+    /// As [`Session::load_saved`], without packing the weights: the session is there at once, its runs take longer, and its
+    /// answers may differ in their last bits.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub fn load_unpacked(graph: &Path, options: SessionOptions) -> Result<Arc<Self>> {
+        let graph = graph.to_owned();
+        pools::make(options.threads, move || Self::commit(&graph, options, &Graph::Unpacked))
+    }
+
     fn commit(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> Result<Arc<Self>> {
         let session = build(path, options, graph).map_err(|error| {
             let message = message::of(&error.to_string());
@@ -106,6 +116,8 @@ enum Graph<'a> {
     Saved { graph: &'a Path, weights: &'a str },
     /// It was optimised before.
     Optimised,
+    /// It was optimised before, and weights are used as they lie in the file.
+    Unpacked,
 }
 
 /// Tensors of fewer bytes stay in the graph's file. **Source:** ONNX Runtime's own default.
@@ -114,7 +126,7 @@ const LEAST_EXTERNAL_BYTES: &str = "1024";
 fn build(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> ort::Result<ort::session::Session> {
     let level = match graph {
         Graph::AsExported | Graph::Saved { .. } => GraphOptimizationLevel::All,
-        Graph::Optimised => GraphOptimizationLevel::Disable,
+        Graph::Optimised | Graph::Unpacked => GraphOptimizationLevel::Disable,
     };
     let provider = match options.device {
         Device::Cpu => ep::CPU::default().with_arena_allocator(options.arena).build(),
@@ -144,6 +156,9 @@ fn build(path: &Path, options: SessionOptions, graph: &Graph<'_>) -> ort::Result
                 LEAST_EXTERNAL_BYTES,
             )?
             .with_config_entry("session.save_external_prepacked_constant_initializers", "1")?;
+    }
+    if matches!(graph, Graph::Unpacked) {
+        builder = builder.with_config_entry("session.disable_prepacking", "1")?;
     }
     builder.commit_from_file(path)
 }

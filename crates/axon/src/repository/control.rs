@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::calm::give_way;
 use super::overrides::{LoadOverrides, Staged};
 use super::scan::{Found, check_name, scan_model_with};
 use super::table::{Place, Tried};
@@ -36,6 +37,7 @@ impl ModelRepository {
         self.turns.take(name, change, || self.load_now(name, config.as_deref(), &files))
     }
 
+    /// Loads one model, giving way to the requests of those that serve.
     pub(super) fn load_now(
         &self,
         name: &str,
@@ -52,7 +54,7 @@ impl ModelRepository {
         if found.is_empty() {
             return Err(self.table.not_found(name).because(Reason::LoadUnknown(name.to_owned())));
         }
-        match self.load_versions(name, &found).into_iter().next() {
+        match give_way(|| self.load_versions(name, &found)).into_iter().next() {
             None => Ok(()),
             Some((version, error)) => Err(error
                 .within(format_args!("model `{name}` version {version}"))

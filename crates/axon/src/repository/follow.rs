@@ -117,7 +117,26 @@ impl ModelRepository {
     }
 
     fn follow_model(&self, name: &str, seen: Option<Stamps>) -> Result<()> {
-        if !self.source.find(name, None)?.is_empty() {
+        let found = self.source.find(name, None)?;
+        if let Some(residents) = self.residents() {
+            if residents.is_loading(name) {
+                return Err(Error::new(ErrorKind::Overloaded, "the model is being loaded"));
+            }
+            self.enter_found(&found);
+            if found.is_empty() {
+                self.turns.take(name, Change::Unload, || {
+                    self.retire(name);
+                    Ok(())
+                })?;
+                residents.gone(name);
+                return Ok(());
+            }
+            residents.changed(&found);
+            if self.table.ready_versions(name).is_empty() {
+                return Ok(());
+            }
+        }
+        if !found.is_empty() {
             let change = Change::Load { config: None, seen };
             return self.turns.take(name, change, || self.load_now(name, None, &[]));
         }

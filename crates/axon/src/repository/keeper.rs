@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::calm::give_way;
 use super::residents::{Loaded, Measuring, ResidencyReport, Residents, Wanted, Work, wishes};
 use super::turns::Change;
 use super::{Model, ModelRepository};
@@ -45,6 +44,7 @@ where
                 Work::Over => return,
                 Work::Look(name) => {
                     let found = repository.source.find(&name, None);
+                    repository.enter_found(found.as_deref().unwrap_or_default());
                     residents.0.looked_up(&name, found);
                 }
                 Work::Evict(name) => {
@@ -87,7 +87,7 @@ impl ModelRepository {
     /// Loads a model whose bytes are reserved.
     fn load_resident(&self, name: &str) {
         let change = Change::Load { config: None, seen: self.source.stamps(name) };
-        let outcome = self.turns.take(name, change, || give_way(|| self.load_now(name, None, &[])));
+        let outcome = self.turns.take(name, change, || self.load_now(name, None, &[]));
         if let (Err(error), Some(residents)) = (outcome, self.residents()) {
             tracing::warn!(model = name, cause = error.cause(), "a model is not served: {error}");
             residents.failed(name, &error);
@@ -111,6 +111,9 @@ impl ModelRepository {
         }
         if let Err(error) = super::check_name(name) {
             return Some(Err(error));
+        }
+        if version.is_some_and(|version| !residents.may_have(name, version)) {
+            return None;
         }
         Some(match residents.want(name, Wish::Request, patience) {
             Err(error) => Err(error),
@@ -154,7 +157,7 @@ impl ModelRepository {
         if residents.set_hints(name, |hints| hints.pinned = pinned) {
             return Ok(());
         }
-        Err(self.table.not_found(name))
+        Err(residents.not_loaded(name, None))
     }
 
     /// In mode `auto`, has the bytes of a model reserved before it is loaded on request; false where it is loaded then

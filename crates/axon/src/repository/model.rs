@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::answers::{Answers, bypasses};
 use super::calm::calmly;
+use super::packing::succeed;
 use super::reaper::Departure;
-use super::recall;
+use super::recall::{Loading, Recalled};
 use super::scan::Found;
 use super::sequencer::{Sequencer, Slots};
 use super::ticket::{Place, Ticket};
@@ -19,8 +20,8 @@ use crate::executor::{Arranged, Executor, Identity, execute_delay};
 use crate::import::ModelCache;
 use crate::metrics::{ModelMetrics, ModelStatistics};
 use crate::model_config::{Backend, Chosen, Fit, ModelConfiguration, read_labels};
-use crate::onnx::{ModelFile, SessionOptions};
-use crate::plan::{Load, Observed, Plan, reconsider};
+use crate::onnx::ModelFile;
+use crate::plan::{Observed, Plan, reconsider};
 use crate::probe::{Batchable, CurvePoint, Findings};
 use crate::request::{InferenceRequest, InferenceResponse, NamedTensor, Sequence};
 use crate::scheduler::{Host, Limits, Output, Replan, Rules, Scheduler, SchedulerConfig};
@@ -79,29 +80,15 @@ impl Prepared {
         let outline = ModelFile::read(path)?;
         let arena = !outline.dynamic_rows;
         let located = cache.locate(path, &outline, config.device);
-        let load = |threads| located.load(SessionOptions { device: config.device, threads, arena });
-        let started = Instant::now();
-        let session = load(1)?;
-        let cost = Load { duration: started.elapsed(), bytes: outline.size };
-        let fit = found.configuration.fit(session.signature())?;
-        let question = recall::question(config, &fit, arena);
-        let known = recall::known(&located, &question, &session, load).map_or_else(
-            || {
-                let known = recall::measure(config, &fit, (session, cost, arena), load)?;
-                recall::remember(&located, &question, &known.0, &known.1);
-                Ok(known)
-            },
-            Ok,
-        );
-        let (findings, plan, sessions) = known?;
+        let loading = Loading { located: &located, config, bytes: outline.size, arena };
+        let Recalled { fit, known, quick } = loading.load(|signature| found.configuration.fit(signature))?;
+        let (findings, plan, sessions) = known;
         warn_of_findings(found, &findings, config.batching);
         located.want();
-        let layout = fit.layout.clone().map(Arc::new);
-        let executor = |session| match &layout {
-            Some(layout) => Box::new(Arranged::new(session, Arc::clone(layout))) as Box<dyn Executor>,
-            None => Box::new(session),
+        let executors = match quick {
+            None => arrange(sessions, &fit),
+            Some((quick, options)) => arrange(succeed(&found.name, sessions, quick, options), &fit),
         };
-        let executors = sessions.into_iter().map(executor).collect();
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let forget = Box::new(located.forgetting());
         Ok(Self { outline: Some(outline), fit, findings, plan, file_name, executors, forget })
@@ -393,6 +380,16 @@ impl Model {
         }
         self.scheduler.close(end.saturating_duration_since(Instant::now()));
     }
+}
+
+/// Executors whose clients see what the configuration says.
+fn arrange<E: Executor + 'static>(executors: Vec<E>, fit: &Fit) -> Vec<Box<dyn Executor>> {
+    let layout = fit.layout.clone().map(Arc::new);
+    let arrange = |executor| match &layout {
+        Some(layout) => Box::new(Arranged::new(executor, Arc::clone(layout))) as Box<dyn Executor>,
+        None => Box::new(executor),
+    };
+    executors.into_iter().map(arrange).collect()
 }
 
 /// The server's settings with what the model's configuration says; the tighter limit of rows counts.

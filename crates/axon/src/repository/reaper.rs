@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use synapse::Allocated;
 
 use super::table::{Place, Table};
 use crate::error::{Error, Result};
@@ -45,10 +47,55 @@ impl Remains {
         let Self { scheduler, table, place } = self;
         scheduler.close(Duration::ZERO);
         drop(scheduler);
-        synapse::trim();
         if let Some(table) = table.upgrade() {
             table.has_left(&place);
         }
+    }
+}
+
+/// Memory that models have left with the allocator. It goes back to the system when nothing has been unloaded for a
+/// moment, or when it is much: a model that comes instead may have it, without a page fault for each of its pages.
+#[derive(Default)]
+struct Freed {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    /// What was free in the allocator's heaps when it was least, since memory went back.
+    least: u32,
+}
+
+/// How long nothing must have been unloaded.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// The most bytes of freed memory that are kept.
+const MOST: u32 = 48 << 20;
+
+/// The longest that freed memory is kept.
+const LONGEST: Duration = Duration::from_secs(1);
+
+impl Freed {
+    fn note(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+    }
+
+    /// Whether more is kept than may be, now that `free` bytes are free in the heaps.
+    fn is_much(&mut self, free: u32) -> bool {
+        self.least = self.least.min(free);
+        free - self.least > MOST
+    }
+
+    /// How long it is until it goes back; `None` when there is nothing.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        let due = (self.last? + QUIET).min(self.first? + LONGEST);
+        Some(due.saturating_duration_since(now))
+    }
+
+    fn trim(&mut self) {
+        if self.last.is_some() {
+            synapse::trim();
+        }
+        let least = Allocated::now().map_or(0, Allocated::free);
+        *self = Self { least, ..Self::default() };
     }
 }
 
@@ -70,14 +117,27 @@ impl Pile {
 
     fn run(&self) {
         let mut state = self.lock();
+        let mut freed = Freed::default();
         loop {
+            let wait = freed.wait(Instant::now());
+            if wait.is_some_and(|wait| wait.is_zero()) || (state.stopping && state.remains.is_empty()) {
+                drop(state);
+                freed.trim();
+                state = self.lock();
+            }
             if let Some(remains) = state.remains.pop_front() {
                 drop(state);
                 remains.give_back();
+                freed.note(Instant::now());
+                if Allocated::now().is_some_and(|allocated| freed.is_much(allocated.free())) {
+                    freed.trim();
+                }
                 state = self.lock();
             } else if state.stopping {
                 state.ended = true;
                 return;
+            } else if let Some(wait) = freed.wait(Instant::now()) {
+                state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
             } else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -140,6 +200,38 @@ impl Drop for Departure {
         let refused = self.remains.take().and_then(|remains| self.pile.push(remains));
         if let Some(remains) = refused {
             remains.give_back();
+            synapse::trim();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_goes_back_after_a_quiet_moment_and_at_the_latest_after_a_second() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut freed = Freed::default();
+        assert_eq!(freed.wait(start), None);
+        freed.note(start);
+        assert_eq!(freed.wait(at(100)), Some(Duration::from_millis(150)));
+        for moment in [200, 400, 600, 800] {
+            freed.note(at(moment));
+        }
+        assert_eq!(freed.wait(at(800)), Some(Duration::from_millis(200)));
+        assert_eq!(freed.wait(at(1100)), Some(Duration::ZERO));
+        freed.trim();
+        assert_eq!(freed.wait(at(1100)), None);
+    }
+
+    #[test]
+    fn no_more_than_so_much_is_kept() {
+        let mut freed = Freed { least: 100, ..Freed::default() };
+        assert!(!freed.is_much(100 + MOST));
+        assert!(freed.is_much(101 + MOST));
+        assert!(!freed.is_much(50), "a model has taken some of what had gone back");
+        assert!(freed.is_much(51 + MOST));
     }
 }

@@ -7,6 +7,8 @@
 //! Invariants: nothing of this is held while a model is loaded or unloaded; every waiter is answered once, at his deadline
 //! at the latest; the lock is held for a few lines and no other is taken under it but the table's, for reading.
 
+mod files;
+mod measuring;
 mod refusal;
 mod report;
 mod wait;
@@ -18,10 +20,12 @@ use std::time::{Duration, Instant};
 
 use super::host_memory::{HostMemory, resident_bytes};
 use super::scan::Found;
-use super::table::{Place, Table};
+use super::table::{Place, Table, model_not_found};
+use crate::config::ServerConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::residency::{Cause, CopyId, Decision, Hints, ModelId, Residency, Rules, Step, Wish};
 
+pub(super) use measuring::Measuring;
 use refusal::{failed, overloaded, refused};
 pub use report::{ResidencyReport, Resident};
 pub(super) use wait::{Waiter, Wanted};
@@ -41,6 +45,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Counters are not read more often than this.
 const SAMPLE: Duration = Duration::from_millis(20);
+
+/// What ONNX Runtime allocates for the first run of a model, whatever that needs. **Source:** its `BFCArena`.
+const ARENA_BYTES: u64 = 1 << 20;
 
 /// What any model takes: threads, their stacks, the outline of its graph.
 const LEAST_BYTES: u64 = 256 << 10;
@@ -75,6 +82,8 @@ pub(super) struct Desk {
     is_first: bool,
     /// What each model's configuration wished when it was last read: only a change of that counts.
     wishes: BTreeMap<ModelId, Hints>,
+    /// The versions of each model, when it was last looked at.
+    versions: BTreeMap<ModelId, Vec<u64>>,
     /// Models that have made way for others.
     evictions: u64,
     /// Models that nobody has used for as long as they are kept.
@@ -92,13 +101,6 @@ pub(super) enum Work {
     Over,
 }
 
-/// A measurement that has begun.
-pub(super) struct Measuring {
-    began: Instant,
-    bytes: Option<u64>,
-    disturbances: u64,
-}
-
 /// The models that are loaded when they are asked for.
 pub(super) struct Residents {
     desk: Mutex<Desk>,
@@ -108,14 +110,15 @@ pub(super) struct Residents {
 }
 
 impl Residents {
-    /// Enters what was found, of which nothing is loaded; `budget` as [`memory_budget`](crate::config::ServerConfig).
-    pub fn open(table: &Arc<Table>, found: &[Found], budget: Option<u64>) -> Arc<Self> {
+    /// Enters what was found, of which nothing is loaded.
+    pub fn open(table: &Arc<Table>, found: &[Found], config: &ServerConfig) -> Arc<Self> {
         let now = Instant::now();
-        let budget = budget.unwrap_or_else(|| {
+        let rules = Rules { eviction: config.eviction_policy, ..Rules::default() };
+        let budget = config.memory_budget.unwrap_or_else(|| {
             HostMemory::read().map_or(u64::MAX, |memory| memory.budget(resident_bytes().unwrap_or(0)))
         });
         let desk = Desk {
-            residency: Residency::new(Rules::default(), budget, now),
+            residency: Residency::new(rules, budget, now),
             ids: BTreeMap::new(),
             names: BTreeMap::new(),
             next_id: 0,
@@ -128,6 +131,7 @@ impl Residents {
             disturbances: 0,
             is_first: true,
             wishes: BTreeMap::new(),
+            versions: BTreeMap::new(),
             evictions: 0,
             expired: 0,
             closed: false,
@@ -250,7 +254,7 @@ impl Residents {
         let mut desk = self.lock();
         let error = match found {
             Err(error) => error,
-            Ok(found) if found.is_empty() => self.table.not_found(name),
+            Ok(found) if found.is_empty() => model_not_found(name, desk.ids.keys()),
             Ok(found) => match desk.enter(&found, now) {
                 None => overloaded(name, Duration::from_secs(1)),
                 Some(id) => {
@@ -270,14 +274,18 @@ impl Residents {
     pub fn measure(&self) -> Measuring {
         let mut desk = self.lock();
         desk.disturbances += 1;
-        Measuring { began: Instant::now(), bytes: resident_bytes(), disturbances: desk.disturbances }
+        let disturbances = desk.disturbances;
+        // One that has begun and has not ended by the end of this one would pass unseen.
+        let is_alone = desk.residency.loading() <= 1;
+        drop(desk);
+        Measuring::begin(disturbances, is_alone)
     }
 
     /// A model was loaded: the versions that serve now, whose files have `weights` bytes.
     pub fn published(&self, name: &str, loaded: Loaded, measuring: &Measuring) {
         let Loaded { generations, weights, wishes } = loaded;
         let now = Instant::now();
-        let after = resident_bytes();
+        let grown = measuring.grown(weights);
         let mut desk = self.lock();
         // One that came with the call, and was never in the repository.
         let Some(id) = desk.number(name) else { return };
@@ -286,10 +294,10 @@ impl Residents {
         // A model without weights is only threads.
         let is_first = desk.is_first;
         desk.is_first &= weights == 0;
-        let is_alone = desk.disturbances == measuring.disturbances && !is_first && weights > 0;
+        let is_alone = measuring.is_alone && desk.disturbances == measuring.disturbances;
+        let is_alone = is_alone && !is_first && weights > 0;
         desk.disturbances += 1;
-        let grown = measuring.bytes.zip(after).map(|(before, after)| after.saturating_sub(before));
-        // Memory that was free already does not show, and what requests took meanwhile does.
+        // What requests took meanwhile shows too.
         let grown = grown
             .filter(|_| is_alone)
             .map(|grown| grown.clamp(weights + LEAST_BYTES, 3 * weights + (16 << 20)));
@@ -319,13 +327,8 @@ impl Residents {
             desk.residency.failed(id, now);
             let retry_at = desk.residency.view(id, now).and_then(|view| view.retry_at);
             retry_after = retry_at.map(|at| at.saturating_duration_since(now));
-            if error.kind() == ErrorKind::ModelNotFound && desk.residency.remove(id) {
-                // It was taken out of the repository; should it come back, it is looked up.
-                desk.ids.remove(name);
-                desk.names.remove(&id);
-                desk.failures.remove(&id);
-                desk.wishes.remove(&id);
-            } else {
+            // Taken out of the repository, it is looked up should it come back.
+            if error.kind() != ErrorKind::ModelNotFound || !desk.forget(name, id) {
                 desk.failures.insert(id, Arc::new(error.clone()));
             }
         }
@@ -415,16 +418,6 @@ impl Desk {
         Some(id)
     }
 
-    /// Enters a model; `None` when there are too many.
-    fn enter(&mut self, versions: &[Found], now: Instant) -> Option<ModelId> {
-        let first = versions.first()?;
-        let id = self.number(&first.name)?;
-        let hints = wishes(&first.configuration);
-        self.wishes.insert(id, hints);
-        self.residency.add(id, foretold(versions.iter().map(file_bytes).sum()), hints, now);
-        Some(id)
-    }
-
     /// `None` for a model that is there; else how long until it is.
     fn decide(&mut self, id: ModelId, wish: Wish, now: Instant) -> Result<Option<Duration>> {
         if wish == Wish::Request {
@@ -489,5 +482,6 @@ fn file_bytes(found: &Found) -> u64 {
 /// What a model of so many bytes of weights takes, before anybody has measured it: they are copied or packed, and what a
 /// run needs comes on top.
 fn foretold(weights: u64) -> u64 {
-    LEAST_BYTES + weights + weights / 2
+    let arena = if weights > 0 { ARENA_BYTES } else { 0 };
+    LEAST_BYTES + arena + weights + weights / 2
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Echo, Error, ErrorKind, Result};
 use crate::model_config::{ModelConfiguration, VersionPolicy, confined};
+use crate::reason::Reason;
 
 /// The longest model name, in bytes.
 const MAX_NAME: usize = 128;
@@ -49,13 +50,14 @@ pub fn check_name(name: &str) -> Result<()> {
     if first && name.len() <= MAX_NAME && name.bytes().all(allowed) {
         return Ok(());
     }
-    Err(Error::invalid(
+    let error = Error::invalid(
         "model_name",
         format_args!(
             "expected 1 to {MAX_NAME} of a-z A-Z 0-9 _ . - beginning with none of `.-`, got {}",
             Echo(name)
         ),
-    ))
+    );
+    Err(if name.is_empty() { error.because(Reason::NoModelName) } else { error })
 }
 
 /// Finds the models at `path`: a model file, or a folder of `name.onnx` files and of `name/1/model.onnx` folders. Of a

@@ -10,6 +10,7 @@ use super::scan::{Found, check_name, scan, scan_model_with};
 use crate::config::{ControlMode, ServerConfig};
 use crate::error::{Echo, Error, ErrorKind, Result, echo_names};
 use crate::model_config::ModelConfiguration;
+use crate::residency::EvictionPolicy;
 
 /// The name that stands for all models.
 const ALL: &str = "*";
@@ -163,6 +164,15 @@ fn choose(mut found: Vec<Found>, config: &ServerConfig) -> Result<Vec<Found>> {
             format_args!(
                 "expected none in mode `{}`, where what is loaded stays\nhint: `--model-control-mode auto`",
                 config.control
+            ),
+        ));
+    }
+    if config.eviction_policy != EvictionPolicy::default() && config.control != ControlMode::Auto {
+        return Err(Error::invalid(
+            "eviction_policy",
+            format_args!(
+                "expected none in mode `{}`, where nothing is evicted, got `{}`\nhint: `--model-control-mode auto`",
+                config.control, config.eviction_policy
             ),
         ));
     }

@@ -300,15 +300,7 @@ impl Table {
                 let reason = Reason::VersionNotReady(name.to_owned(), version);
                 Err(not_ready(name, version, state).because(reason))
             }
-            None => {
-                let known = echo_versions(versions);
-                Err(Error::new(
-                    ErrorKind::ModelNotFound,
-                    format!("version {version} of model {} is not here; expected one of {known}", Echo(name)),
-                )
-                .with_field("model_version")
-                .because(Reason::UnknownVersion(name.to_owned(), version)))
-            }
+            None => Err(version_not_found(name, version, versions.keys())),
         }
     }
 
@@ -415,7 +407,8 @@ fn find_model<'a>(models: &'a BTreeMap<String, Versions>, name: &'a str) -> Resu
     Ok((name, versions))
 }
 
-fn model_not_found<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+/// That a model is not here, as [`Table::lease`] says it.
+pub(super) fn model_not_found<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
     let known = echo_names(known.map(String::as_str));
     Error::new(ErrorKind::ModelNotFound, format!("model {} is not here; expected one of {known}", Echo(name)))
         .with_field("model_name")
@@ -434,9 +427,16 @@ fn not_ready(name: &str, version: u64, state: &State) -> Error {
     }
 }
 
-fn echo_versions(versions: &Versions) -> String {
-    let versions: Vec<String> = versions.keys().map(u64::to_string).collect();
-    echo_names(versions.iter().map(String::as_str))
+/// That a version is not here, as [`Table::lease`] says it.
+pub(super) fn version_not_found<'a>(name: &str, version: u64, known: impl Iterator<Item = &'a u64>) -> Error {
+    let known: Vec<String> = known.map(u64::to_string).collect();
+    let known = echo_names(known.iter().map(String::as_str));
+    Error::new(
+        ErrorKind::ModelNotFound,
+        format!("version {version} of model {} is not here; expected one of {known}", Echo(name)),
+    )
+    .with_field("model_version")
+    .because(Reason::UnknownVersion(name.to_owned(), version))
 }
 
 #[cfg(test)]

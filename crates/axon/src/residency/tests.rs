@@ -58,6 +58,28 @@ fn what_is_asked_more_often_stays() {
 }
 
 #[test]
+fn by_lru_what_was_used_longest_ago_leaves_whatever_it_is_worth() {
+    let start = Instant::now();
+    let mut residency = device(&[50, 50, 50], start);
+    residency.rules.eviction = EvictionPolicy::Lru;
+    // Nothing may be loaded that is worth less than what leaves: LRU does not ask.
+    residency.churn = Churn::new(0.0, Duration::ZERO, start);
+    for _ in 0..100 {
+        ask(&mut residency, A, start);
+    }
+    ask(&mut residency, B, start + Duration::from_secs(30));
+    let later = start + Duration::from_secs(60);
+    assert!(matches!(ask(&mut residency, C, later), Decision::Coming(_)));
+    assert!(!is_resident(&residency, A, later));
+    assert!(is_resident(&residency, B, later) && is_resident(&residency, C, later));
+    let score = |id| residency.view(id, later).unwrap().score;
+    assert!((score(B) + 30.0).abs() < 1e-9 && score(C).abs() < 1e-9);
+    residency.set_budget(60);
+    settle(&mut residency, later);
+    assert!(!is_resident(&residency, B, later) && is_resident(&residency, C, later));
+}
+
+#[test]
 fn what_was_popular_ages_and_makes_way() {
     let start = Instant::now();
     let mut residency = device(&[60, 60], start);

@@ -1,5 +1,7 @@
 //! What goes into the state machine and comes out of it.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// A model of the device.
@@ -29,9 +31,42 @@ impl Default for Hints {
     }
 }
 
+/// Which models leave first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EvictionPolicy {
+    /// Those whose bytes save the least time of loading; what is worth more than the newcomer stays.
+    #[default]
+    Value,
+    /// Those that were used longest ago, whatever they are worth: the familiar rule, to compare with.
+    Lru,
+}
+
+impl fmt::Display for EvictionPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Value => "value",
+            Self::Lru => "lru",
+        })
+    }
+}
+
+impl FromStr for EvictionPolicy {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "value" => Ok(Self::Value),
+            "lru" => Ok(Self::Lru),
+            _ => Err(format!("expected `value` or `lru`, got `{}`", name.escape_debug())),
+        }
+    }
+}
+
 /// How models are weighed.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// Which leave first.
+    pub eviction: EvictionPolicy,
     /// The time in which a request comes to count half.
     pub half_life: Duration,
     /// The requests that a model is taken to have had before it is known.
@@ -56,6 +91,7 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
+            eviction: EvictionPolicy::default(),
             half_life: Duration::from_secs(600),
             seed: 0.5,
             parallel_loads: 2,
@@ -192,7 +228,8 @@ pub struct View {
     pub bytes: u64,
     /// Requests in a second, decayed.
     pub rate: f64,
-    /// What each byte is worth: seconds of loading that are saved, in a second, for each MiB.
+    /// The lowest leaves first. What each byte is worth: seconds of loading that are saved, in a second, for each MiB; by
+    /// [`EvictionPolicy::Lru`] minus the seconds since its last use.
     pub score: f64,
     /// What its next load is foretold to take.
     pub reload: Duration,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Cause, CopyId, Model, ModelId, Place, Refusal, Residency, Wish};
+use super::{Cause, CopyId, EvictionPolicy, Model, ModelId, Place, Refusal, Residency, Wish};
 
 /// The longest that a refused caller is told to wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -29,6 +29,11 @@ impl Residency {
     }
 
     pub(super) fn score(&self, model: &Model, now: Instant) -> f64 {
+        if self.rules.eviction == EvictionPolicy::Lru {
+            return model
+                .last_used
+                .map_or(f64::NEG_INFINITY, |used| -now.saturating_duration_since(used).as_secs_f64());
+        }
         let in_a_second =
             self.worth(model, now) * std::f64::consts::LN_2 / self.rules.half_life.as_secs_f64();
         in_a_second / (model.bytes.max(1) as f64 / MIB)
@@ -76,7 +81,7 @@ impl Residency {
         };
         let lost: f64 =
             victims.iter().filter_map(|victim| Some(self.worth(self.models.get(victim)?, now))).sum();
-        let is_losing = lost > self.worth(newcomer, now);
+        let is_losing = self.rules.eviction == EvictionPolicy::Value && lost > self.worth(newcomer, now);
         if is_losing
             && wish == Wish::Request
             && !self.ignores_worth()

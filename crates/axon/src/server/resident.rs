@@ -80,22 +80,23 @@ impl InferenceServer {
         mut request: InferenceRequest,
         reply: impl FnOnce(Result<InferenceResponse>) + Send + 'static,
     ) -> Result<Ticket> {
-        self.load_first(&mut request).await?.submit(request, reply)
+        let (model, load) = self.load_first(&mut request).await?;
+        model.submit(request, move |answer| reply(answer.map(|response| waited(response, load))))
     }
 
-    /// A lease on the model of a request, which is loaded first where that is needed; the time that this takes is taken
-    /// from the request's timeout.
-    pub(super) async fn load_first(&self, request: &mut InferenceRequest) -> Result<Arc<Model>> {
+    /// A lease on the model of a request, which is loaded first where that is needed, and the time that this took; it is
+    /// taken from the request's timeout.
+    pub(super) async fn load_first(&self, request: &mut InferenceRequest) -> Result<(Arc<Model>, Duration)> {
         let repository = &self.inner.repository;
         let error = match self.lease(request) {
-            Ok(model) => return Ok(model),
+            Ok(model) => return Ok((model, Duration::ZERO)),
             Err(error) => error,
         };
         let since = Instant::now();
         let timeout = request.timeout.unwrap_or_else(|| repository.patience());
         let model = self.load_for(&request.model, request.version, timeout, error).await?;
         request.timeout = Some(rest(timeout, since));
-        Ok(model)
+        Ok((model, since.elapsed()))
     }
 
     /// What is known of the models in memory; `None` in another mode than `auto`.
@@ -121,4 +122,10 @@ impl InferenceServer {
     pub fn pin_model(&self, name: &str, pinned: bool) -> Result<()> {
         self.inner.repository.pin_model(name, pinned)
     }
+}
+
+/// The answer to a request that waited so long for its model.
+pub(super) fn waited(mut response: InferenceResponse, load: Duration) -> InferenceResponse {
+    response.timing.load = load;
+    response
 }

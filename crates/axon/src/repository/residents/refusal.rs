@@ -10,6 +10,12 @@ pub(super) fn overloaded(name: &str, retry_after: Duration) -> Error {
     Error::new(ErrorKind::Overloaded, message).with_retry_after(retry_after)
 }
 
+/// That a model is here and was never loaded.
+pub(super) fn not_loaded(name: &str) -> Error {
+    let message = format!("model {} is not loaded; a request for an answer of it loads it", Echo(name));
+    Error::new(ErrorKind::ModelNotReady, message).with_field("model_name")
+}
+
 pub(super) fn coming(name: &str, ready_in: Duration) -> Error {
     let seconds = ready_in.as_secs_f64();
     let message = format!("model {} is being loaded, and foretold to be ready in {seconds:.1} s", Echo(name));

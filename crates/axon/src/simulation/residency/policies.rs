@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Played, Sized, Workload};
+#[cfg(test)]
+use crate::residency::EvictionPolicy;
 use crate::residency::{Decision, Hints, ModelId, Residency, Rules, Step, Wish};
 
 /// A rule of what stays.
@@ -52,6 +54,13 @@ pub fn play(workload: &Workload, policy: Policy, budget: u64) -> Played {
         Policy::AxonRefusing => play_residency(workload, rules, budget),
         _ => play_ranked(workload, policy, budget),
     }
+}
+
+/// Plays a workload by the state machine's own [`EvictionPolicy::Lru`].
+#[cfg(test)]
+pub(super) fn play_lru(workload: &Workload, budget: u64) -> Played {
+    let rules = Rules { eviction: EvictionPolicy::Lru, least_stay: 0.0, ..Rules::default() };
+    play_residency(workload, rules, budget)
 }
 
 fn play_residency(workload: &Workload, rules: Rules, budget: u64) -> Played {

@@ -108,3 +108,19 @@ fn models_are_loaded_for_little_more_time_than_by_the_best_rule_and_a_fifth_of_t
     }
     assert!(best_of_lru <= 0.2, "where LRU is worst, {best_of_lru} of its time");
 }
+
+#[test]
+fn the_lru_that_is_shipped_is_the_lru_that_is_compared_with() {
+    for (pattern, share) in CELLS {
+        let mut workload = Workload::new(pattern, 3_000, 1);
+        for model in &mut workload.models {
+            model.bytes = 1 << 20;
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive")]
+        let budget = (workload.bytes() as f64 * share) as u64;
+        let (shipped, compared) =
+            (policies::play_lru(&workload, budget), play(&workload, Policy::Lru, budget));
+        assert!(shipped.loads > 0 && shipped.refused == 0);
+        assert_eq!(shipped, compared, "{pattern:?}");
+    }
+}
