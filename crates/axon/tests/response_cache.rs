@@ -1,6 +1,11 @@
 //! Many threads ask few questions, leave, wait too briefly or ask past the cache: every answer is right, every request
 //! ends once, and nobody is left waiting.
-#![allow(clippy::unwrap_used, reason = "a test fails here")]
+#![allow(
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails here and prints its seed"
+)]
 
 mod common;
 
