@@ -179,7 +179,7 @@ def test_what_is_told_of_the_server_itself(server: Server) -> None:
     (build,) = (sample.labels for sample in told.samples if sample.name == "axon_build_info")
     assert build["version"]
     (runtime,) = (sample.labels for sample in told.samples if sample.name == "axon_runtime_info")
-    assert runtime["device"] == "cpu"
+    assert (runtime["device"], runtime["provider"]) == ("cpu", "CPUExecutionProvider")
     assert runtime["version"].startswith("1.")
 
 

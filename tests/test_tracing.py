@@ -97,7 +97,9 @@ def test_a_call_of_grpc_carries_its_trace_in_metadata(model: Path, protocol: str
 
 
 def test_one_span_tells_of_a_batch_and_is_linked_to_its_requests(model: Path) -> None:
-    with collecting("http/protobuf") as collector, traced_server(model, collector) as server:
+    # A batch is told of after that time, with its requests that have ended: here all, on a busy machine too.
+    patient = {"OTEL_BSP_SCHEDULE_DELAY": "3000"}
+    with collecting("http/protobuf") as collector, traced_server(model, collector, **patient) as server:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: ask(server), range(64)))
         places = {read(answer.headers["traceparent"])[:2] for answer in answers}

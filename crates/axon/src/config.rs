@@ -22,6 +22,15 @@ pub enum Device {
 }
 
 impl Device {
+    /// ONNX Runtime's name of what runs models on it.
+    #[must_use]
+    pub const fn provider(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPUExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+        }
+    }
+
     /// The name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {

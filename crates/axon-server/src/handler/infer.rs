@@ -43,7 +43,8 @@ pub(super) fn span(app: &App, asked: Asked<'_>, verb: ModelVerb) -> Span {
         ModelVerb::GenerateStream => "generate_stream",
         _ => "infer",
     };
-    let entry = Entry::Http { verb, version, is_http2: head.version == Version::HTTP_2 };
+    let (is_http2, is_tls) = (head.version == Version::HTTP_2, app.tls.is_some());
+    let entry = Entry::Http { verb, version, is_http2, is_tls };
     let caller = Caller::read(&head.headers, present.has(Known::TraceParent));
     Span::begin(app, caller, Instant::now(), name, entry)
 }

@@ -285,7 +285,8 @@ fn server(app: &App) -> Vec<Family<'static>> {
     ]);
     families.push(Family::new(&d::BUILD).with([env!("CARGO_PKG_VERSION").into()], 1_u64));
     if let Some(version) = runtime_version() {
-        families.push(Family::new(&d::RUNTIME).with([version.into(), app.device.name().into()], 1_u64));
+        let labels = [version.into(), app.device.name().into(), app.device.provider().into()];
+        families.push(Family::new(&d::RUNTIME).with(labels, 1_u64));
     }
     families
 }

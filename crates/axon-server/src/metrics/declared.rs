@@ -185,8 +185,8 @@ declare! {
         "Power that the GPU may draw.";
     BUILD = Info "axon_build" "" ["version"]
         "The version of this server.";
-    RUNTIME = Info "axon_runtime" "" ["version" "device"]
-        "The version of ONNX Runtime, and where models run that do not say; no sample before the first model.";
+    RUNTIME = Info "axon_runtime" "" ["version" "device" "provider"]
+        "The version of ONNX Runtime, and where and by what models run that do not say; no sample before the first model.";
     PROCESS_CPU = Counter "process_cpu_seconds" "seconds" []
         "Processor time of this process.";
     PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" "bytes" []
@@ -273,7 +273,7 @@ declare! {
 }
 
 /// What is said of each label, for the document.
-const LABELS: [(&str, &str); 15] = [
+const LABELS: [(&str, &str); 16] = [
     ("model", "a model that was loaded; `-` for requests whose model or version was never here"),
     ("version", "its version; `-` with the model `-`"),
     (
@@ -302,6 +302,7 @@ const LABELS: [(&str, &str); 15] = [
     ),
     ("rows", "1 and its doubles up to the most rows of a batch, and that"),
     ("device", "`cpu`, `cuda`"),
+    ("provider", "ONNX Runtime's name of what runs models: `CPUExecutionProvider`, `CUDAExecutionProvider`"),
     ("port", "`http`, `grpc`, `metrics`"),
     ("gpu", "its number, as `nvidia-smi` has it"),
     ("uuid", "what the GPU is called everywhere"),

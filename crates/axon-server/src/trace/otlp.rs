@@ -174,13 +174,13 @@ fn fail(span: &mut Span, failure: &Failure) {
 /// A span's name, and what its protocol says of it.
 fn describe(entry: Entry, status: Option<u16>) -> (String, Vec<KeyValue>) {
     match entry {
-        Entry::Http { verb, version, is_http2 } => {
+        Entry::Http { verb, version, is_http2, is_tls } => {
             let versions = if version.is_some() { "/versions/{version}" } else { "" };
             let route = format!("/v2/models/{{model}}{versions}/{verb}");
             let mut attributes = vec![
                 text("http.request.method", "POST"),
                 text("http.route", &route),
-                text("url.scheme", "http"),
+                text("url.scheme", if is_tls { "https" } else { "http" }),
                 text("network.protocol.version", if is_http2 { "2" } else { "1.1" }),
             ];
             attributes.extend(status.map(|status| number("http.response.status_code", status.into())));
@@ -231,4 +231,25 @@ fn text(key: &str, value: &str) -> KeyValue {
 fn number(key: &str, value: u64) -> KeyValue {
     let value = Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX));
     KeyValue { key: key.to_owned(), value: Some(any(value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_over_http_says_how_it_came() {
+        let check = |is_http2, is_tls, expected: [&str; 2]| {
+            let entry = Entry::Http { verb: "infer", version: Some(2), is_http2, is_tls };
+            let (name, attributes) = describe(entry, Some(200));
+            assert_eq!(name, "POST /v2/models/{model}/versions/{version}/infer");
+            for told in [text("url.scheme", expected[0]), text("network.protocol.version", expected[1])] {
+                assert!(attributes.contains(&told), "{attributes:?}");
+            }
+            assert!(attributes.contains(&number("http.response.status_code", 200)));
+        };
+        check(false, false, ["http", "1.1"]);
+        check(true, false, ["http", "2"]);
+        check(false, true, ["https", "1.1"]);
+    }
 }

@@ -25,7 +25,7 @@ use crate::status::{grpc_code, status_of};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// A verb over HTTP, as its path ends.
-    Http { verb: &'static str, version: Option<u64>, is_http2: bool },
+    Http { verb: &'static str, version: Option<u64>, is_http2: bool, is_tls: bool },
     /// A call of the inference service, or one question of a stream.
     Grpc { method: &'static str },
     /// A stream of questions, from its first byte to its last.

@@ -17,6 +17,8 @@ pub struct Scale {
     zero_threshold: f64,
     /// The largest value of each cell but the last, in whole units, ascending.
     bounds: Vec<u64>,
+    /// The cell of the least value of each [`range`]: where its other values are looked for from.
+    starts: Vec<usize>,
     /// The native bucket of each cell; the first cell is the zero bucket and has none.
     native: Vec<i32>,
     /// The classic bounds in the unit that is told, each with the number of cells up to it.
@@ -55,6 +57,22 @@ struct Form {
     is_whole: bool,
 }
 
+/// How many binary digits of a value, after its first, say which range it is in.
+const DIGITS: u32 = 3;
+
+/// The range of a value: each below 16 has its own, and each octave from there on has eight.
+#[expect(clippy::cast_possible_truncation, reason = "it is less than 512")]
+fn range(value: u64) -> usize {
+    let octaves = (u64::BITS - value.leading_zeros()).saturating_sub(DIGITS + 1);
+    ((u64::from(octaves) << DIGITS) + (value >> octaves)) as usize
+}
+
+/// The least value of a range.
+fn least(range: usize) -> u64 {
+    let octaves = (range >> DIGITS).saturating_sub(1);
+    ((range - (octaves << DIGITS)) as u64) << octaves
+}
+
 impl Scale {
     #[expect(
         clippy::cast_possible_truncation,
@@ -83,12 +101,17 @@ impl Scale {
         native.push(last + 1);
         let cells_to = |bound: f64| bounds.partition_point(|&cell| cell <= whole(bound));
         let classic = classic.iter().map(|&bound| (bound, cells_to(bound))).collect();
-        Self { per_unit, schema, zero_threshold, bounds, native, classic }
+        let starts = (0..=range(u64::MAX)).map(|range| bounds.partition_point(|&bound| bound < least(range)));
+        let starts = starts.collect();
+        Self { per_unit, schema, zero_threshold, bounds, starts, native, classic }
     }
 
     /// The cell that counts `value`.
     pub(super) fn cell(&self, value: u64) -> usize {
-        self.bounds.partition_point(|&bound| bound < value)
+        let start = self.starts.get(range(value)).copied().unwrap_or_default();
+        // A range is an eighth of an octave: a few bounds are in it at most.
+        let beyond = self.bounds.get(start..).unwrap_or_default();
+        start + beyond.iter().take_while(|&&bound| bound < value).count()
     }
 
     /// The number of cells, the last one for what is larger than every bound.
@@ -155,6 +178,25 @@ mod tests {
                 assert_eq!(scale.cell(bound + 1), cell + 1);
             }
             assert_eq!(scale.cell(u64::MAX), scale.cells() - 1);
+        }
+    }
+
+    #[test]
+    fn ranges_follow_one_another_and_hold_few_bounds() {
+        let last = range(u64::MAX);
+        for exponent in 0..64 {
+            for value in [1_u64 << exponent, (1 << exponent) - 1, (1_u64 << exponent) | (1 << exponent >> 1)]
+            {
+                let place = range(value);
+                assert!(least(place) <= value);
+                assert!(place == last || value < least(place + 1), "{value}");
+            }
+        }
+        for place in 0..last {
+            assert_eq!((range(least(place)), range(least(place + 1) - 1)), (place, place));
+        }
+        for scale in scales() {
+            assert!(scale.starts.windows(2).all(|pair| pair[1] - pair[0] <= 4), "{:?}", scale.starts);
         }
     }
 
