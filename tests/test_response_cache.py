@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -465,6 +466,16 @@ def test_a_stateful_model_keeps_no_answers(tmp_path: Path) -> None:
     ended = run_axon("check", tmp_path)
     assert ended.returncode == 1
     assert "response_cache.enable: expected false for a stateful model" in ended.stdout + ended.stderr
+
+
+def test_explain_says_what_is_kept(repository: Path) -> None:
+    with serving(repository) as server:
+        for _ in range(3):
+            assert post(server, "brief", question(rows(1)))[0] == 200
+        ended = run_axon("explain", "brief", "--url", server.address)
+        assert re.search(r"^cache      hits \d, misses \d; answers are kept for 0.2 s$", ended.stdout, re.MULTILINE)
+        ended = run_axon("explain", "plain", "--url", server.address)
+        assert "cache" not in ended.stdout
 
 
 def test_a_missing_model_is_no_hit(repository: Path) -> None:

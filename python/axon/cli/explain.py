@@ -84,9 +84,18 @@ def lines(document: dict[str, Any]) -> list[str]:
         + (f"{capacity:.0f} rows/s can be run{share}" if capacity else "the model takes no time"),
         f"now        {load['waiting']} wait, {load['running']} run",
         "p99        " + (f"{p99:.2f} ms expected" if p99 is not None else "no limit: more comes than can be run"),
+        *_kept(document.get("response_cache")),
         f"refused    {refused or 'nothing'}",
         f"refusing   {document['refusing_because'] or 'no'}",
     ]
+
+
+def _kept(cache: dict[str, Any] | None) -> list[str]:
+    """Say what became of a model's questions whose answers are kept."""
+    if cache is None:
+        return []
+    ttl = f"for {cache['ttl_s']:g} s" if cache["ttl_s"] else "as long as there is room"
+    return [f"cache      hits {cache['hits']}, misses {cache['misses']}; answers are kept {ttl}"]
 
 
 def _device(device: dict[str, Any]) -> str:
