@@ -88,7 +88,9 @@ fn displacing(models: u32) -> f64 {
                 Step::Idle => return is_coming,
                 Step::GiveUp(..) => {}
                 Step::Evict(_, copy, _) => assert!(residency.left(copy)),
-                Step::Load(id, _) => residency.loaded(id, 100, Duration::from_millis(u64::from(id.0 % 97)), now),
+                Step::Load(id, _) => {
+                    residency.loaded(id, 100, Duration::from_millis(u64::from(id.0 % 97)), now)
+                }
             }
         }
     };

@@ -59,9 +59,7 @@ fn batcher(profile: &Profile) -> Batcher<(), f64> {
     let bound = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
     let limits =
         Limits { max_batch_rows: bound(MOST_ROWS), max_queue_size: bound(8192), max_queue_bytes: 1 << 30 };
-    let point = |rows: usize| {
-        (rows, Duration::from_secs_f64(profile.fixed + profile.per_row * rows as f64))
-    };
+    let point = |rows: usize| (rows, Duration::from_secs_f64(profile.fixed + profile.per_row * rows as f64));
     Batcher::new(Rules { curve: [1, 4, 16].map(point).into(), ..Rules::new(limits) })
 }
 
@@ -89,7 +87,8 @@ impl Device {
             let latest = deadline - batcher.estimator().bound(1, now);
             batcher.surround(self.arbiter.surroundings(*seat, 1, latest, now));
         }
-        let waiting = Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request: at };
+        let waiting =
+            Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request: at };
         if batcher.push(waiting, now).is_ok() {
             self.arbiter.heard(*seat, 1, (limit, batcher.work_of_row()), now);
         }
@@ -194,8 +193,7 @@ impl Device {
 
 pub fn report() {
     let loads = [(600.0, 600.0), (800.0, 800.0), (1000.0, 1000.0), (1500.0, 1000.0)];
-    let orders =
-        [("in turn", Order::Turns), ("earliest first", Order::Earliest), ("Axon", Order::Arbiter)];
+    let orders = [("in turn", Order::Turns), ("earliest first", Order::Earliest), ("Axon", Order::Arbiter)];
     println!("\nfour models on one device: % in time of each light model (least), and of the heavy one");
     print!("{:<30}", "requests/s, light and heavy");
     loads.iter().for_each(|(light, heavy)| print!("{:>18}", format!("3 x {light} + {heavy}")));

@@ -67,7 +67,8 @@ fn play(policy: &mut dyn Policy, arrivals: Arrivals, seed: u64) -> f64 {
     loop {
         let arrival = times.get(next).copied().unwrap_or(f64::INFINITY);
         let end = running.as_ref().map_or(f64::INFINITY, |run| run.1);
-        let wake = if running.is_none() { policy.wakes().unwrap_or(f64::INFINITY).max(now) } else { f64::INFINITY };
+        let wake =
+            if running.is_none() { policy.wakes().unwrap_or(f64::INFINITY).max(now) } else { f64::INFINITY };
         if arrival.min(end).min(wake).is_infinite() {
             break;
         }
@@ -114,15 +115,16 @@ fn main() {
         ("Axon, foretold 5x too short", || Box::new(Axon::new(0.2))),
     ];
     let seeds = 5;
-    println!("share of requests answered within 10 ms, in %, median of {seeds} seeds, {SECONDS} s of virtual time");
+    println!(
+        "share of requests answered within 10 ms, in %, median of {seeds} seeds, {SECONDS} s of virtual time"
+    );
     print!("{:<30}", "policy");
     loads.iter().for_each(|(name, _)| print!("{name:>16}"));
     println!();
     for (name, make) in policies {
         print!("{name:<30}");
         for (_, arrivals) in loads {
-            let mut shares: Vec<f64> =
-                (0..seeds).map(|seed| play(make().as_mut(), arrivals, seed)).collect();
+            let mut shares: Vec<f64> = (0..seeds).map(|seed| play(make().as_mut(), arrivals, seed)).collect();
             shares.sort_by(f64::total_cmp);
             print!("{:>16.1}", shares[shares.len() / 2]);
         }

@@ -154,7 +154,10 @@ impl Policy for Axon {
     fn arrive(&mut self, request: Request, now: f64) {
         let (deadline, now) = (self.at(request.deadline), self.at(now));
         // Who is refused has their answer: it counts as not in time.
-        let _ = self.batcher.push(Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request }, now);
+        let _ = self.batcher.push(
+            Waiting { key: (), class: 1, rows: 1, bytes: 0, deadline, lingers: Duration::ZERO, request },
+            now,
+        );
     }
 
     fn next(&mut self, now: f64) -> Option<Vec<Request>> {

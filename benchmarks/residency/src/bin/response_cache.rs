@@ -41,7 +41,9 @@ fn measure(folder: &Path) -> Result<()> {
         .and_then(|()| fs::write(folder.join("m/config.pbtxt"), CONFIG));
     written.map_err(axon::Error::internal)?;
     let server = InferenceServer::load_blocking(folder, ServerConfig::default())?;
-    println!("medians in µs            hash    not kept, beyond a run    kept, all of it    keeping the answer");
+    println!(
+        "medians in µs            hash    not kept, beyond a run    kept, all of it    keeping the answer"
+    );
     for (name, elements, times) in SIZES {
         let hash = median((0..times).map(|number| hashing(elements, number)));
         let new = median_of(times, |number| Ok(asking(&server, question(elements, number, true)?)?.0))?;
